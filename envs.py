@@ -105,7 +105,8 @@ class Output:
                 out.write({...})
     """
 
-    def __init__(self, path, settings: dict):
+    def __init__(self, path, settings: dict, unit: int = 1):
+        self.unit = unit  # lines that are written together; a torn group is dropped on resume
         self.path, self.part = Path(path), Path(f"{path}.part")
         self.note = Path(f"{path}.part.settings")
         self.settings, self.done = json.loads(json.dumps(settings)), []
@@ -129,11 +130,11 @@ class Output:
         if changed:
             what = ", ".join(f"{key}: {before.get(key)} -> {self.settings.get(key)}" for key in sorted(changed))
             fail(f"{self.part} was begun with other settings ({what}); delete it or use the same settings")
-        data = self.part.read_bytes()
-        whole = data[:data.rfind(b"\n") + 1]  # a line torn by the kill is dropped
+        lines = self.part.read_bytes().split(b"\n")[:-1]  # a line torn by the kill is dropped
+        lines = lines[:len(lines) - len(lines) % self.unit]
         with open(self.part, "r+b") as file:
-            file.truncate(len(whole))
-        self.done = [json.loads(line) for line in whole.splitlines()]
+            file.truncate(sum(len(line) + 1 for line in lines))
+        self.done = [json.loads(line) for line in lines]
 
     def write(self, *records: dict):
         try:
@@ -200,5 +201,49 @@ def progress(items, label: str, total=None):
 # ----------------------------------------------------------------------------------------- Web --
 
 # ------------------------------------------------------------------------------------- Prompts --
+# Plain text without a chat template, so that sampling (explore.py, refine.py) and training (select.py) use the same
+# characters for every model, and no stage but the sampling ones needs a tokenizer.
+
+REFINE = "Check the program: repair it, refine it, or return it as it is."
+
+
+def solve_prompt(task: dict, few_shot: bool = False) -> str:
+    """x as the model sees it. The completion is the program and a closing fence: see `completion`."""
+    env = ENVS[task["env"]]
+    examples = env.examples(task) if few_shot else []
+    parts = [env.instruction] + [_ask(env, one["question"]) + completion(one["program"]) for one in examples]
+    return "\n\n".join(parts + [_ask(env, task["question"])])
+
+
+def refine_prompt(task: dict, reference: str, few_shot: bool = False) -> str:
+    """(x, a) as the model sees it when it rewrites its own program a."""
+    env = ENVS[task["env"]]
+    examples = env.examples(task) if few_shot else []
+    parts = [f"{env.instruction} {REFINE}"]
+    parts += [_ask(env, one["question"], one["draft"]) + completion(one["program"]) for one in examples]
+    return "\n\n".join(parts + [_ask(env, task["question"], reference)])
+
+
+def _ask(env, question: str, draft: str | None = None) -> str:
+    again = "" if draft is None else f"{completion(draft)}\nRefined:\n```{env.fence}\n"
+    return f"Question: {question}\n```{env.fence}\n{again}"
+
+
+def completion(program: str) -> str:
+    """What the model should write after a prompt. Sampling stops at the closing fence."""
+    return f"{program}\n```"
+
+
+def parse_program(text: str) -> str:
+    """The program in a completion: without fences and without blank lines around it.
+
+    >>> parse_program("def solution():\\n    return 2\\n```\\n\\nQuestion: ...")
+    'def solution():\\n    return 2'
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[0].startswith("```"):  # some models open a fence of their own
+        lines = lines[1:]
+    fences = [number for number, line in enumerate(lines) if line.startswith("```")]
+    return "\n".join(lines[:fences[0]] if fences else lines).strip("\n").rstrip()
 
 # ------------------------------------------------------------------------------------ Commands --

