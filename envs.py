@@ -36,11 +36,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import hashlib
 import json
 import os
 import random
+import re
 import sys
+import xml.etree.ElementTree
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -196,6 +199,175 @@ def progress(items, label: str, total=None):
 
 # ---------------------------------------------------------------------------------------- Math --
 
+def evaluate(expression: str, numbers: dict):
+    """Work out an expression of a template file: evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) -> 4.0"""
+    # a template file may come from anywhere: nothing but one-letter names, numbers and arithmetic reaches eval
+    if not re.fullmatch(r"(\b[a-z]\b|and|or|\d+(\.\d+)?|[\s+\-*/%()<>=!])*", expression):
+        raise SyntaxError(f"{expression!r} is more than + - * / % and comparisons of a, b, c ...")
+    return eval(expression, {"__builtins__": {}}, numbers)
+
+
+def whole(number):
+    """An int where there is no fraction: whole(34.0) -> 34, whole(2.5) -> 2.5"""
+    return int(number) if number == int(number) else round(number, 10)
+
+
+def fill_template(template: dict, lists: dict, rng: random.Random):
+    """One question of a template: (question, answer, numbers), or None if the numbers drawn do not fit.
+
+    {"texts": ["{girl} has {a} pens and buys {b}. How many?"], "numbers": {"a": [2, 9], "b": [2, 9]}, "answer": "a + b"}
+    -> ("Mia has 4 pens and buys 7. How many?", 11, {"a": 4, "b": 7})
+    """
+    numbers = {}
+    for name, (low, high, *step) in template["numbers"].items():
+        step = step[0] if step else 1
+        numbers[name] = low + step * rng.randint(0, int((high - low) / step))
+    if not evaluate(template.get("where", "1 > 0"), numbers):
+        return None
+    answer = whole(evaluate(template["answer"], numbers))
+    if len({answer, *numbers.values()}) <= len(numbers):
+        return None  # 4 - 2 = 4 / 2: where numbers coincide, a wrong program would earn the reward
+    words = {}
+    for name, options in lists.items():
+        words[name], words[name + "2"] = rng.sample(options, 2)
+    return rng.choice(template["texts"]).format(**words, **numbers), answer, numbers
+
+
+def split_of(template: dict, numbers: dict) -> str:
+    """The split that owns these numbers of this template, whatever the seed, the wording and the names."""
+    digest = hashlib.sha256(f"{template['id']} {sorted(numbers.items())}".encode()).digest()
+    return ("train", "test")[digest[0] % 2]
+
+
+# Public data sets: the fields of the question, the field of the answer, and where in it the number stands
+MATH_FORMATS = {
+    "gsm8k": (["question"], "answer", r".*####(.*)"),
+    "gsm-hard": (["input"], "target", r"(.*)"),
+    "svamp": (["Body", "Question"], "Answer", r"(.*)"),
+    "asdiv": (["Body", "Question"], "Answer", r"([^()]*)(?:\([^()]*\))?\s*$"),  # 9 (apples)
+    # the last \boxed{...}, with {} inside it or, rarely, without any: \boxed 5
+    "math": (["problem"], "solution", r".*\\f?box(?:ed)?\s*(\{(?:[^{}]|\{[^{}]*\})*\}|[^\s{}$]+)"),
+    "pal": (["input"], "target", r"(.*)"),
+    "envisions": (["input"], "label", r"(.*)"),
+}
+WORDY = ("math", "asdiv")  # answers may also be words, roots or pairs: such rows are left out, and counted
+
+
+def plain_number(text: str):
+    r"""The number that an answer states, or None: "$1,234.50" -> 1234.5, "\frac{3}{4}" -> 0.75, "3:2" -> None"""
+    text = re.sub(r"\\text\{.*|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?|^\{|\}$", "", text.strip())  # units, spacing, signs
+    text = re.sub(r"\\[dt]?frac\{?(\d+)\}?\{?(\d+)\}?", r"\1/\2", text).strip()
+    if not re.fullmatch(r"[-+]?(\d+|\d{1,3}(,\d{3})+|\d*\.\d+)(\.\d*)?(e[-+]?\d\d?)?(/[1-9]\d*)?", text):
+        return None
+    above, _, below = text.replace(",", "").partition("/")
+    return whole(float(above) / int(below or 1))
+
+
+def read_rows(path) -> list:
+    """The rows of a public data set: JSON, JSON Lines, ASDiv's XML, or a folder of JSON files (MATH)."""
+    path, rows = Path(path), []
+    try:
+        for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
+            text = file.read_text(encoding="utf-8-sig").strip()
+            if text.startswith("<"):
+                problems = xml.etree.ElementTree.fromstring(text).iter("Problem")
+                rows += [{field.tag: field.text for field in problem} for problem in problems]
+            elif text.startswith("[") or path.is_dir():
+                found = json.loads(text)
+                rows += found if isinstance(found, list) else [found]
+            else:
+                rows += read_jsonl(file)
+    except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:
+        fail(f"{path}: {error} (give the data set's own file)")
+    return rows
+
+
+def import_math(path, format: str) -> list[dict]:
+    """The rows of a public data set as tasks; MATH_FORMATS says where question and answer stand in them."""
+    fields, answer_field, where = MATH_FORMATS[format]
+    rows, tasks = read_rows(path), []
+    for number, row in enumerate(rows, 1):
+        for field in [*fields, answer_field]:
+            if not isinstance(row, dict) or row.get(field) in (None, ""):
+                fail(f'{path}: entry {number}: no "{field}" (mend it, or choose another --format than {format})')
+        stated = re.match(where, str(row[answer_field]), re.DOTALL)
+        answer = plain_number(stated[1]) if stated else None
+        if answer is not None:
+            question = " ".join(str(row[field]).strip() for field in fields)
+            tasks.append({"id": f"math/{format}/{Path(path).stem}/{number:05d}", "env": "math",
+                          "question": question, "answer": answer})
+        elif format not in WORDY:
+            fail(f'{path}: entry {number}: "{answer_field}" ends in {str(row[answer_field])[-40:]!r}, not in a number '
+                 f"(mend it, or choose another --format than {format})")
+    if len(tasks) < len(rows):
+        print(f"{path}: {len(rows) - len(tasks)} of {len(rows)} rows left out: no number as answer", file=sys.stderr)
+    return tasks
+
+
+class Math:
+    """Word problems; a solution is a Python function solution() that returns the number (PAL)."""
+
+    # tasks
+    fence = "python"
+    instruction = "Write a Python function solution() that returns the answer to the question."
+    job_fields = ()
+    formats = {name: functools.partial(import_math, format=name) for name in MATH_FORMATS}
+
+    def add_arguments(parser):
+        parser.add_argument("--templates", default=HERE / "data" / "math_templates.json", metavar="FILE",
+                            help="templates of the word problems; the file explains its form (default: %(default)s)")
+        parser.add_argument("--unseen", type=float, default=0.5, metavar="SHARE",
+                            help="share of a test that comes from held-out templates, 0 to 1 (default: %(default)s)")
+
+    def make(args) -> list[dict]:
+        """args.num word problems, the same for the same seed and split; a larger num only adds to them."""
+        path = args.templates
+        try:
+            file = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            fail(f"{path}: {error.strerror} (give --templates a file like data/math_templates.json)")
+        except ValueError as error:
+            fail(f"{path}: not JSON: {error} (look there for a missing or extra comma or quote)")
+        share = args.unseen if args.split == "test" else 0
+        tasks, used, template = [], set(), {}
+        try:
+            for number in range(args.num):
+                unseen = int(number * share)  # how many tasks come from held-out templates so far
+                is_unseen = int((number + 1) * share) > unseen
+                pool = [template for template in file["templates"] if template.get("held_out", False) == is_unseen]
+                # balanced: each template once, in a new order each time, before any comes again
+                turn, place = divmod(unseen if is_unseen else number - unseen, len(pool))
+                template = random.Random(f"{args.seed} {args.split} {turn}").sample(pool, len(pool))[place]
+                rng = random.Random(f"{args.seed} {args.split} {number}")
+                draws = (fill_template(template, file["lists"], rng) for _ in range(10_000))
+                question, answer, _ = next(draw for draw in draws if draw and draw[0] not in used
+                                           and split_of(template, draw[2]) == args.split)
+                used.add(question)
+                tasks.append({"id": f"math/{args.split}/s{args.seed}/{number:04d}-{template['id']}", "env": "math",
+                              "question": question, "answer": answer, "group": "unseen" if is_unseen else "known",
+                              "level": template["steps"], "template": template["id"]})
+        except StopIteration:
+            fail(f'{path}: template "{template["id"]}" has no further question after {len(tasks)} tasks '
+                 f'(widen its "numbers", ease its "where", or ask for fewer tasks)')
+        except (LookupError, AttributeError, SyntaxError, NameError, TypeError, ValueError, ArithmeticError) as error:
+            fail(f'{path}: template "{template.get("id", "?")}": {error!r} (compare it with the form explained on top)')
+        return tasks
+
+    def examples(task) -> list[dict]:
+        """Three worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
+        return [
+            {"question": "Kim has 15 fish. 6 fish swim away. How many fish are left?",
+             "program": "def solution():\n    fish = 15\n    away = 6\n    return fish - away",
+             "draft": "def solution():\n    fish = 15\n    away = 6\n    return fish + away"},
+            {"question": "A box holds 4 cups. How many cups do 12 boxes hold?",
+             "program": "def solution():\n    cups = 4\n    boxes = 12\n    return cups * boxes",
+             "draft": "def solution():\n    cups = 4\n    return cups * boxes"},
+            {"question": "Joe has 20 songs. He adds 7 and cuts 9. How many songs does he have now?",
+             "program": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    return songs + adds - cuts",
+             "draft": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    songs + adds - cuts"},
+        ]
+
+
 # --------------------------------------------------------------------------------------- Logic --
 
 # ----------------------------------------------------------------------------------------- Web --
@@ -247,3 +419,65 @@ def parse_program(text: str) -> str:
     return "\n".join(lines[:fences[0]] if fences else lines).strip("\n").rstrip()
 
 # ------------------------------------------------------------------------------------ Commands --
+
+ENVS = {"math": Math}
+FORMATS = {name: importer for env in ENVS.values() for name, importer in env.formats.items()}
+
+
+def make_tasks(args):
+    """envs.py make: generate tasks."""
+    tasks = ENVS[args.env].make(args)
+    write_whole(args.out, "".join(map(dump, tasks)))
+    print(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed} -> {args.out}")
+
+
+def import_tasks(args):
+    """envs.py import: turn a public data set into tasks."""
+    tasks = FORMATS[args.format](args.file)[:args.limit]
+    if not tasks:
+        fail(f"{args.file}: no tasks in it (is it the right file for --format {args.format}?)")
+    write_whole(args.out, "".join(map(dump, tasks)))
+    print(f"import: {len(tasks)} tasks of {args.format} -> {args.out}")
+
+
+def count(text: str) -> int:
+    """A flag's value that is a whole number from 1 on."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(prog="envs.py", description="Make tasks, or import them from public data sets.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    make = commands.add_parser("make", help="generate tasks", allow_abbrev=False, description=
+                               "Generate tasks. The flags of one environment: envs.py make --env NAME --help")
+    make.add_argument("--env", choices=ENVS, default="math", help="environment (default: %(default)s)")
+    make.add_argument("--split", choices=["train", "test"], default="train",
+                      help="train and test never share a question, whatever their seeds (default: %(default)s)")
+    make.add_argument("--num", type=count, default=96, help="number of tasks (default: %(default)s)")
+    make.add_argument("--seed", type=int, default=0, help="another seed, other tasks (default: %(default)s)")
+    make.add_argument("--out", required=True, help="task file to write, JSON Lines")
+    make.set_defaults(command=make_tasks)
+    # each environment has flags of its own, so it must be known before the rest can be parsed
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", choices=ENVS, default="math")
+    ENVS[first.parse_known_args(argv)[0].env].add_arguments(make)
+
+    imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)
+    imports.add_argument("file", metavar="FILE", help="the data set's own file (MATH: or its folder)")
+    imports.add_argument("--format", choices=FORMATS, required=True, help="which data set it is")
+    imports.add_argument("--limit", type=count, metavar="N", help="only the first N tasks (default: all)")
+    imports.add_argument("--out", required=True, help="task file to write, JSON Lines")
+    imports.set_defaults(command=import_tasks)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(sys.argv[1:] if argv is None else argv)
+    args.command(args)
+
+
+if __name__ == "__main__":
+    main()
