@@ -124,8 +124,8 @@ class Cache:
     from position 0; `filled[row]` positions are in use. Position p of a slot is token P + p of the sequence.
     """
 
-    def __init__(self):
-        self.prefix, self.slots, self.fresh = [], [], None
+    def __init__(self, dtype):
+        self.dtype, self.prefix, self.slots, self.fresh = dtype, [], [], None
         self.rows, self.filled, self.longest = None, None, 0
 
     def get_seq_length(self, layer_idx=0):
@@ -134,13 +134,19 @@ class Cache:
     def update(self, keys, values, layer, *args, **kwargs):
         """Called by each attention layer with new keys and values [B, kv_heads, q, head_dim]; returns all to see."""
         if self.fresh is not None:  # prefill: collect, the caller copies them where they belong
+            keys, values = keys.to(self.dtype), values.to(self.dtype)
             self.fresh.append((keys, values))
             return keys, values
         slot_keys, slot_values = self.slots[layer]
-        slot_keys[self.rows, :, self.filled] = keys[:, :, 0]
-        slot_values[self.rows, :, self.filled] = values[:, :, 0]
+        slot_keys[self.rows, :, self.filled] = keys[:, :, 0].to(self.dtype)
+        slot_values[self.rows, :, self.filled] = values[:, :, 0].to(self.dtype)
         count = len(self.rows)
         return slot_keys[:count, :, :self.longest], slot_values[:count, :, :self.longest]
+
+
+def cache_dtype(model):
+    """Of keys and values. On a CPU small float32 products are some twenty times faster than bfloat16 ones."""
+    return torch.float32 if model.device.type == "cpu" else model.dtype
 
 
 def prefix_attention(module, query, key, value, attention_mask, scaling, cache=None, **kwargs):
@@ -153,25 +159,24 @@ def prefix_attention(module, query, key, value, attention_mask, scaling, cache=N
         envs.fail("this model's attention has soft-capping or sinks, which explore.py does not know (choose another)")
     batch, heads, length, width = query.shape
     kv_heads = key.shape[1]
-    group = heads // kv_heads  # query heads that share one key-value head
-    grouped = query.reshape(batch, kv_heads, group * length, width)
-    scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, length, -1) * scaling
-    scores = scores.float() + attention_mask
-    prefix_keys, prefix_values = cache.prefix[module.layer_idx] if cache.prefix else (None, None)
-    if prefix_keys is not None:
-        together = grouped.transpose(0, 1).reshape(kv_heads, -1, width)
-        shared = torch.matmul(together, prefix_keys.transpose(1, 2)).view(kv_heads, batch, group * length, -1)
-        shared = shared.transpose(0, 1).reshape(batch, heads, length, -1) * scaling
-        scores = torch.cat([shared.float(), scores], dim=-1)
-    weights = scores.softmax(dim=-1).to(query.dtype)
-    skip = prefix_keys.shape[1] if prefix_keys is not None else 0
-    own = weights[..., skip:].reshape(batch, kv_heads, group * length, -1)
-    out = torch.matmul(own, value)
-    if skip:
-        over = weights[..., :skip].reshape(batch, kv_heads, group * length, skip).transpose(0, 1)
-        over = torch.matmul(over.reshape(kv_heads, -1, skip), prefix_values)
-        out = out + over.view(kv_heads, batch, group * length, width).transpose(0, 1)
-    return out.view(batch, heads, length, width).transpose(1, 2), None
+    rows = heads // kv_heads * length  # query heads that share a key-value head are rows of one matrix product
+    grouped = (query * scaling).to(key.dtype).reshape(batch, kv_heads, rows, width)
+    scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, length, -1).float() + attention_mask
+    if not cache.prefix:
+        weights = scores.softmax(dim=-1).to(value.dtype)
+        out = torch.matmul(weights.view(batch, kv_heads, rows, -1), value)
+    else:
+        prefix_key, prefix_value = cache.prefix[module.layer_idx]  # [kv_heads, P, d]
+        skip = prefix_key.shape[1]
+        together = grouped.transpose(0, 1).reshape(kv_heads, batch * rows, width)
+        shared = torch.matmul(together, prefix_key.transpose(1, 2)).view(kv_heads, batch, rows, skip)
+        shared = shared.transpose(0, 1).reshape(batch, heads, length, skip).float()
+        weights = torch.cat([shared, scores], dim=-1).softmax(dim=-1).to(value.dtype)
+        weights = weights.view(batch, kv_heads, rows, -1)
+        out = torch.matmul(weights[..., skip:], value)
+        over = weights[..., :skip].transpose(0, 1).reshape(kv_heads, batch * rows, skip)
+        out = out + torch.matmul(over, prefix_value).view(kv_heads, batch, rows, width).transpose(0, 1)
+    return out.view(batch, heads, length, width).transpose(1, 2).to(query.dtype), None
 
 
 # ------------------------------------------------------------------------------------ Sampling --
@@ -183,30 +188,26 @@ def pick_tokens(logits, uniform, temperature: float, top_p: float):
     The nucleus is the smallest set of most likely tokens that holds top_p of the mass at `temperature`.
     Example: p = (0.5, 0.3, 0.2), top_p = 0.7 keeps the first two; uniform 0.7 lies at 0.56 of their 0.8: the second.
     """
-    logits = logits.float()
-    total = logits.logsumexp(dim=-1)
+    logprobs = logits.float().log_softmax(dim=-1)
     if temperature == 0:
-        best, tokens = logits.max(dim=-1)
-        return tokens, best - total
-    tempered_total = total if temperature == 1 else (logits / temperature).logsumexp(dim=-1)
-    values, order = logits.topk(min(NUCLEUS_PEEK, logits.shape[-1]), dim=-1)  # highest first
-    mass = (values / temperature - tempered_total[:, None]).exp().cumsum(dim=-1)
-    flat = (mass[:, -1] < top_p).nonzero().squeeze(1)
-    if len(flat) and values.shape[1] < logits.shape[1]:  # look at the whole vocabulary, for these rows alone
-        tokens, logprobs = _from_nucleus(values, order, mass, uniform, top_p, total)
-        values, order = logits[flat].sort(dim=-1, descending=True)
-        mass = (values / temperature - tempered_total[flat, None]).exp().cumsum(dim=-1)
-        tokens[flat], logprobs[flat] = _from_nucleus(values, order, mass, uniform[flat], top_p, total[flat])
-        return tokens, logprobs
-    return _from_nucleus(values, order, mass, uniform, top_p, total)
-
-
-def _from_nucleus(values, order, mass, uniform, top_p, total):
-    """Step two of pick_tokens: logits `values` of tokens `order`, highest first, with cumulated probability `mass`."""
-    size = (mass < top_p).sum(dim=-1).clamp(max=mass.shape[-1] - 1)  # index of the last token of the nucleus
-    threshold = uniform * mass.gather(1, size[:, None]).squeeze(1)
-    index = torch.minimum((mass <= threshold[:, None]).sum(dim=-1), size)[:, None]
-    return order.gather(1, index).squeeze(1), values.gather(1, index).squeeze(1) - total
+        best, tokens = logprobs.max(dim=-1)
+        return tokens, best
+    tempered = logprobs if temperature == 1 else logprobs / temperature
+    tempered = tempered.softmax(dim=-1)
+    tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    todo = torch.arange(len(logits), device=logits.device)
+    for peek in (min(NUCLEUS_PEEK, logits.shape[1]), logits.shape[1]):  # flat rows need the whole vocabulary
+        mass, order = tempered[todo].topk(peek, dim=-1)  # highest first
+        mass = mass.cumsum(dim=-1)
+        covered = (mass[:, -1] >= top_p) | (peek == logits.shape[1])
+        size = (mass < top_p).sum(dim=-1, keepdim=True).clamp(max=peek - 1)  # index of the nucleus' last token
+        drawn = uniform[todo, None] * mass.gather(1, size)
+        index = torch.minimum((mass <= drawn).sum(dim=-1, keepdim=True), size)
+        tokens[todo[covered]] = order.gather(1, index).squeeze(1)[covered]
+        todo = todo[~covered]
+        if not len(todo):
+            break
+    return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
 
 
 def common_prefix(sequences) -> int:
@@ -255,7 +256,7 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     model.set_attn_implementation("prefix_attention")
     ids = tokenizer([prompt for prompt, _ in requests]).input_ids
     skip = common_prefix(ids) if len(ids) > 1 else 0
-    cache = Cache()
+    cache = Cache(cache_dtype(model))
     if skip:
         cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, [ids[0][:skip]], 0)]
     # The last prompt token is left to the first decoding step, so prefill needs no vocabulary head.
@@ -267,8 +268,8 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (slots, kv_heads, length, head_dim)
-    cache.slots = [(torch.zeros(shape, dtype=model.dtype, device=device),
-                    torch.zeros(shape, dtype=model.dtype, device=device)) for _ in range(config.num_hidden_layers)]
+    cache.slots = [tuple(torch.zeros(shape, dtype=cache_dtype(model), device=device) for _ in "kv")
+                   for _ in range(config.num_hidden_layers)]
 
     end_tokens = model.generation_config.eos_token_id
     end_tokens = {*(end_tokens if isinstance(end_tokens, list) else [end_tokens]), tokenizer.eos_token_id}
@@ -360,7 +361,7 @@ def fitting_slots(model, requests_length: int, most: int) -> int:
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * requests_length * model.dtype.itemsize
+    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * requests_length * cache_dtype(model).itemsize
     logits_bytes = 4 * config.vocab_size * 4  # float32 logits and what pick_tokens makes of them
     free, _ = torch.cuda.mem_get_info()
     return int(max(1, min(most, 0.8 * free // (cache_bytes + logits_bytes))))

@@ -1,0 +1,275 @@
+"""Stage 5 of 5, train: fine-tune the base model on the training rows, with 4-bit QLoRA.
+
+    L = L1 + L2 = - sum over rows, sum over completion tokens i of  log p(a_i | prompt, a_<i)   (mean over the tokens)
+
+Plain supervised fine-tuning over U1 (x -> a+) and U2 ((x, a-) -> a+): no RL, no reward model, no DPO. Every iteration
+starts again from the base model; the new adapter is p_{t+1}. Gradients reach only the low-rank matrices A and B of each
+linear layer, W x + (alpha / rank) B A x (LoRA, arXiv 2106.09685), while W stays frozen in 4 bits (QLoRA, 2305.14314).
+
+Reads   prompt completion [kind id] of each row.   Writes  a folder with a PEFT adapter.
+
+    python train.py --in sft.jsonl --out adapter/
+
+What is done to waste no work, all without changing the loss (tests/test_train.py compares it with the plain one):
+  1. Rows with the same prompt run it once: [prompt][completion 1][completion 2] ..., where a completion sees the prompt
+     and itself only, and its positions go on from the prompt's.
+  2. Such sequences are packed into bins of equal width under a block mask, so almost nothing is padding.
+  3. The vocabulary head runs on completion tokens only, a slice at a time.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+import envs
+import explore
+
+HEAD_SLICE = 1024  # completion tokens whose logits [tokens, vocabulary] exist at once
+PAD = -1  # segment of padding; a prompt is segment 0, its completions are segments 1, 2, ...
+
+
+# ---------------------------------------------------------------------------------------- Data --
+
+def encode(rows, tokenizer, max_length: int) -> list[dict]:
+    """One sequence per prompt: {"prompt": ids, "completions": [ids, ...]}; completions end with the end token.
+
+    Completions are cut at max_length tokens (prompt included); rows whose prompt alone is longer are left out.
+    """
+    sequences = {}
+    for row in rows:
+        sequences.setdefault(row["prompt"], []).append(row["completion"])
+    encoded, left_out = [], 0
+    for prompt, completions in sequences.items():
+        prompt_ids = tokenizer(prompt).input_ids
+        if len(prompt_ids) >= max_length:
+            left_out += len(completions)
+            continue
+        endings = tokenizer(completions, add_special_tokens=False).input_ids
+        endings = [(ids + [tokenizer.eos_token_id])[:max_length - len(prompt_ids)] for ids in endings]
+        encoded.append({"prompt": prompt_ids, "completions": endings})
+    if left_out:
+        print(f"train: {left_out} rows left out, their prompts have {max_length} tokens or more (--max-length)")
+    return encoded
+
+
+def size(sequence: dict) -> int:
+    """Tokens of a sequence: its prompt once, all its completions."""
+    return len(sequence["prompt"]) + sum(map(len, sequence["completions"]))
+
+
+def split_wide(sequences, most_completions: int, widest: int) -> list[dict]:
+    """Cut sequences with many completions into several, so that no step is dominated by one task."""
+    parts = []
+    for sequence in sequences:
+        part = {"prompt": sequence["prompt"], "completions": []}
+        for completion in sequence["completions"]:
+            if part["completions"] and (len(part["completions"]) == most_completions
+                                        or size(part) + len(completion) > widest):
+                parts.append(part)
+                part = {"prompt": sequence["prompt"], "completions": []}
+            part["completions"].append(completion)
+        parts.append(part)
+    return parts
+
+
+def make_steps(sequences, batch_size: int, epochs: int, seed: int) -> list[list[dict]]:
+    """Shuffle each epoch and cut it into optimiser steps of about batch_size completions."""
+    rng, steps = random.Random(seed), []
+    for _ in range(epochs):
+        rng.shuffle(sequences)
+        steps.append([])
+        for sequence in list(sequences):
+            if sum(len(s["completions"]) for s in steps[-1]) >= batch_size:
+                steps.append([])
+            steps[-1].append(sequence)
+    return steps
+
+
+def pack(sequences, width: int) -> list[list[dict]]:
+    """First-fit decreasing: put sequences into as few bins of `width` tokens as a greedy rule finds.
+
+    Example: sizes 5, 4, 3, 2 and width 7 give the bins (5, 2) and (4, 3).
+    """
+    bins = []
+    for sequence in sorted(sequences, key=size, reverse=True):
+        home = next((one for one in bins if sum(map(size, one)) + size(sequence) <= width), None)
+        bins.append([sequence]) if home is None else home.append(sequence)
+    return bins
+
+
+def collate(bins, device) -> dict:
+    """Tensors of a micro-batch of bins. W is the longest bin, N the number of completion tokens.
+
+    tokens, positions [bins, W]; mask [bins, 1, W, W] bool, True where a token (row) may look at another (column);
+    source [N] where in the flattened hidden states the prediction of a completion token is made; target [N] its id.
+    """
+    width = max(sum(map(size, one)) for one in bins)
+    tokens = torch.zeros(len(bins), width, dtype=torch.long)
+    positions = torch.zeros(len(bins), width, dtype=torch.long)
+    owner = torch.full((len(bins), width), PAD)  # which sequence of the bin a token belongs to
+    segment = torch.full((len(bins), width), PAD)
+    source, target = [], []
+    for row, sequences in enumerate(bins):
+        at = 0
+        for number, sequence in enumerate(sequences):
+            start, last_of_prompt = at, row * width + at + len(sequence["prompt"]) - 1
+            for index, ids in enumerate([sequence["prompt"], *sequence["completions"]]):
+                end = at + len(ids)
+                tokens[row, at:end] = torch.tensor(ids)
+                begin = 0 if index == 0 else len(sequence["prompt"])
+                positions[row, at:end] = torch.arange(begin, begin + len(ids))
+                segment[row, at:end] = index
+                if index:
+                    source += [last_of_prompt, *range(row * width + at, row * width + end - 1)]
+                    target += ids
+                at = end
+            owner[row, start:at] = number
+    same = owner[:, :, None] == owner[:, None, :]
+    visible = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
+    mask = same & visible & torch.ones(width, width, dtype=torch.bool).tril()
+    return {"tokens": tokens.to(device), "positions": positions.to(device), "mask": mask[:, None].to(device),
+            "source": torch.tensor(source, device=device), "target": torch.tensor(target, device=device)}
+
+
+# ------------------------------------------------------------------------------------ Training --
+
+def loss_sum(model, batch: dict) -> torch.Tensor:
+    """Sum over the completion tokens of -log p(token | what it may see), in nats."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.get_decoder()(input_ids=batch["tokens"], position_ids=batch["positions"],
+                                attention_mask=batch["mask"], use_cache=False).last_hidden_state
+    hidden = hidden.flatten(0, 1)[batch["source"]]
+    head = base.get_output_embeddings()
+
+    def slice_loss(states, target):
+        return F.cross_entropy(head(states).float(), target, reduction="sum")
+
+    slices = zip(hidden.split(HEAD_SLICE), batch["target"].split(HEAD_SLICE))
+    if len(hidden) <= HEAD_SLICE:
+        return slice_loss(hidden, batch["target"])
+    return sum(checkpoint(slice_loss, states, target, use_reentrant=False) for states, target in slices)
+
+
+def add_lora(model, args):
+    """Wrap the frozen model with new low-rank matrices, or with those of --adapter (the ablation that trains on)."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    if args.adapter:
+        model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True)
+    else:
+        model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=args.alpha or 2 * args.rank, lora_dropout=0.0,
+                                                 target_modules="all-linear", task_type="CAUSAL_LM"))
+    if args.checkpointing == "yes" or args.checkpointing == "auto" and model.device.type == "cuda":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def make_optimizer(parameters, learning_rate: float, device):
+    """AdamW, with 8-bit moments on CUDA (bitsandbytes)."""
+    if device.type == "cuda":
+        import bitsandbytes
+        return bitsandbytes.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
+
+
+def learning_rate_at(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then linear decay to 0, as a factor. Example: 10 steps, warm-up 0.2: 0.5, 1, 1, 0.875 ... 0.125"""
+    rising = max(1, math.ceil(warmup * steps))
+    return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
+
+
+def train(model, steps, args):
+    """Run all optimiser steps; returns (mean loss of each step in nats per token, tokens run, peak memory in GB)."""
+    device = model.device
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(parameters, args.learning_rate, device)
+    model.train()
+    losses, tokens = [], 0
+    bar = envs.progress(None, "train", total=len(steps))
+    for number, step in enumerate(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = args.learning_rate * learning_rate_at(number, len(steps), args.warmup)
+        count = sum(len(ids) for sequence in step for ids in sequence["completions"])
+        bins = pack(step, max(args.width, max(map(size, step))))
+        per_micro = max(1, args.micro_tokens // max(args.width, max(map(size, step))))
+        total = 0.0
+        for start in range(0, len(bins), per_micro):
+            batch = collate(bins[start:start + per_micro], device)
+            loss = loss_sum(model, batch)
+            (loss / count).backward()
+            total += loss.item()
+            tokens += batch["tokens"].numel()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total / count)
+        bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        bar.update()
+    bar.close()
+    return losses, tokens
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in", dest="inputs", nargs="+", required=True, help="training rows (select.py writes them)")
+    parser.add_argument("--out", required=True, help="folder to write the adapter to")
+    parser.add_argument("--model", default=None, help="hub name or folder; nothing means the embedded SmolLM2-135M")
+    parser.add_argument("--adapter", default=None, help="train on from this adapter instead of from the base model")
+    parser.add_argument("--bits", type=int, default=4, choices=(4, 16, 32), help="4: NF4 (QLoRA); 16: bf16; 32: fp32")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the low-rank matrices; 8 to 64")
+    parser.add_argument("--alpha", type=int, default=None, help="their scale is alpha / rank; default 2 x rank")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="5e-4 to 2e-3 for 135M, 1e-4 to 2e-4 for 7B")
+    parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps in which the rate rises")
+    parser.add_argument("--epochs", type=int, default=2, help="passes over the rows; 1 to 4")
+    parser.add_argument("--batch-size", type=int, default=16, help="completions per optimiser step")
+    parser.add_argument("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
+    parser.add_argument("--width", type=int, default=256, help="tokens of a bin that sequences are packed into")
+    parser.add_argument("--micro-tokens", type=int, default=2048, help="tokens per forward pass; fewer need less memory")
+    parser.add_argument("--checkpointing", choices=("auto", "yes", "no"), default="auto",
+                        help="recompute activations in the backward pass to save memory; auto: on CUDA")
+    parser.add_argument("--iteration", type=int, default=0, help="t, recorded in the metrics")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same adapter")
+    parser.add_argument("--limit", type=int, default=None, help="read only the first so many rows")
+    parser.add_argument("--metrics", default=None, help="file to add this stage's counts to")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args, started = parse_args(argv), time.time()
+    rows = [row for path in args.inputs
+            for row in envs.read_jsonl(path, require=("prompt", "completion"), limit=args.limit)]
+    torch.manual_seed(args.seed)
+    model, tokenizer = explore.load_model(args.model, bits=args.bits, merge=False)
+    model = add_lora(model, args)
+    sequences = split_wide(encode(rows, tokenizer, args.max_length), args.batch_size, args.max_length)
+    steps = make_steps(sequences, args.batch_size, args.epochs, args.seed)
+    losses, tokens = train(model, steps, args)
+    seconds = time.time() - started
+    part = Path(f"{os.path.normpath(args.out)}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tail = losses[-max(1, len(losses) // 10):]
+    counts = {"stage": "train", "iteration": args.iteration, "seconds": round(seconds, 1), "rows": len(rows),
+              "steps": len(steps), "tokens": tokens, "tokens_per_second": round(tokens / seconds),
+              "loss_first": round(losses[0], 4), "loss": round(sum(tail) / len(tail), 4)}
+    if torch.cuda.is_available():
+        counts["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    envs.add_metrics(args.metrics, counts)
+    shutil.rmtree(args.out, ignore_errors=True)
+    os.replace(part, args.out)
+    print(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> {counts['loss']:.3f} nats per token, "
+          f"{tokens:,} tokens ({tokens / seconds:,.0f}/s), {seconds:.0f} s -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()
