@@ -202,7 +202,7 @@ def progress(items, label: str, total=None):
 def evaluate(expression: str, numbers: dict):
     """Work out an expression of a template file: evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) -> 4.0"""
     # a template file may come from anywhere: nothing but one-letter names, numbers and arithmetic reaches eval
-    if not re.fullmatch(r"(\b[a-z]\b|and|or|\d+(\.\d+)?|[\s+\-*/%()<>=!])*", expression):
+    if not re.fullmatch(r"(\b[a-z]\b|and|or|(?<=\d)\.(?=\d)|[\d\s+\-*/%()<>=!])*", expression):
         raise SyntaxError(f"{expression!r} is more than + - * / % and comparisons of a, b, c ...")
     return eval(expression, {"__builtins__": {}}, numbers)
 
@@ -246,7 +246,8 @@ MATH_FORMATS = {
     "svamp": (["Body", "Question"], "Answer", r"(.*)"),
     "asdiv": (["Body", "Question"], "Answer", r"([^()]*)(?:\([^()]*\))?\s*$"),  # 9 (apples)
     # the last \boxed{...}, which may hold braces of its own; rarely \boxed 5
-    "math": (["problem"], "solution", r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\s*([^\s{}$]+))"),
+    "math": (["problem"], "solution",
+             r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\s*([^\s{}$]+))"),
     "pal": (["input"], "target", r"(.*)"),
     "envisions": (["input"], "label", r"(.*)"),
 }

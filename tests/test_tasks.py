@@ -131,7 +131,8 @@ def test_templates_take_turns(tmp_path):
     test = make(tmp_path / "test", "--num", 28, "--split", "test")
     assert [task["group"] for task in test].count("unseen") == 14
     assert len({task["template"] for task in test}) == 28
-    assert {task["group"] for task in make(tmp_path / "test", "--num", 9, "--split", "test", "--unseen", 0)} == {"known"}
+    no_unseen = make(tmp_path / "test", "--num", 9, "--split", "test", "--unseen", 0)
+    assert {task["group"] for task in no_unseen} == {"known"}
 
 
 def test_examples_run_and_their_drafts_are_faulty():
@@ -174,7 +175,8 @@ def test_make_refuses_bad_input(tmp_path):
 # ---------------------------------------------------------------------------------------- import --
 
 ASDIV = """<?xml version="1.0" encoding="UTF-8"?><Machine-Reading-Corpus-File><ProblemSet>
-<Problem ID="1"><Body>I see 7 owls &amp; 2 bats.</Body><Question>How many animals?</Question><Answer>9 (animals)</Answer></Problem>
+<Problem ID="1"><Body>I see 7 owls &amp; 2 bats.</Body><Question>How many animals?</Question>
+<Answer>9 (animals)</Answer></Problem>
 <Problem ID="2"><Body>2 cats, 3 dogs.</Body><Question>The ratio?</Question><Answer>2:3</Answer></Problem>
 </ProblemSet></Machine-Reading-Corpus-File>"""
 MATH = [{"problem": "p", "solution": solution} for solution in (
