@@ -202,7 +202,7 @@ def progress(items, label: str, total=None):
 def evaluate(expression: str, numbers: dict):
     """Work out an expression of a template file: evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) -> 4.0"""
     # a template file may come from anywhere: nothing but one-letter names, numbers and arithmetic reaches eval
-    if not re.fullmatch(r"(\b[a-z]\b|and|or|\d+(\.\d+)?|[\s+\-*/%()<>=!])*", expression):
+    if not re.fullmatch(r"(\b[a-z]\b|and|or|(?<=\d)\.(?=\d)|[\d\s+\-*/%()<>=!])*", expression):
         raise SyntaxError(f"{expression!r} is more than + - * / % and comparisons of a, b, c ...")
     return eval(expression, {"__builtins__": {}}, numbers)
 
@@ -234,8 +234,8 @@ def fill_template(template: dict, lists: dict, rng: random.Random):
 
 
 def split_of(template: dict, numbers: dict) -> str:
-    """The split that owns these numbers of this template, whatever the seed, the wording and the names."""
-    digest = hashlib.sha256(f"{template['id']} {sorted(numbers.items())}".encode()).digest()
+    """The split that owns these numbers of this template, whatever their order, the wording, the names and the seed."""
+    digest = hashlib.sha256(f"{template['id']} {sorted(numbers.values())}".encode()).digest()
     return ("train", "test")[digest[0] % 2]
 
 
@@ -245,8 +245,9 @@ MATH_FORMATS = {
     "gsm-hard": (["input"], "target", r"(.*)"),
     "svamp": (["Body", "Question"], "Answer", r"(.*)"),
     "asdiv": (["Body", "Question"], "Answer", r"([^()]*)(?:\([^()]*\))?\s*$"),  # 9 (apples)
-    # the last \boxed{...}, with {} inside it or, rarely, without any: \boxed 5
-    "math": (["problem"], "solution", r".*\\f?box(?:ed)?\s*(\{(?:[^{}]|\{[^{}]*\})*\}|[^\s{}$]+)"),
+    # the last \boxed{...}, which may hold braces of its own; rarely \boxed 5
+    "math": (["problem"], "solution",
+             r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\s*([^\s{}$]+))"),
     "pal": (["input"], "target", r"(.*)"),
     "envisions": (["input"], "label", r"(.*)"),
 }
@@ -255,8 +256,10 @@ WORDY = ("math", "asdiv")  # answers may also be words, roots or pairs: such row
 
 def plain_number(text: str):
     r"""The number that an answer states, or None: "$1,234.50" -> 1234.5, "\frac{3}{4}" -> 0.75, "3:2" -> None"""
-    text = re.sub(r"\\text\{.*|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?|^\{|\}$", "", text.strip())  # units, spacing, signs
-    text = re.sub(r"\\[dt]?frac\{?(\d+)\}?\{?(\d+)\}?", r"\1/\2", text).strip()
+    # without units at the end, spacing and signs
+    text = re.sub(r"\\(text|mbox)\{[^{}]*\}(\^\{?\d\}?)?\s*$|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?", "", text)
+    text = re.sub(r"(?<!\d)\\[dt]?frac(\d|\{-?\d+\})(\d|\{\d+\})(?!\d)", r"\1/\2", text)
+    text = re.sub(r"[{}]", "", text).strip()
     if not re.fullmatch(r"[-+]?(\d+|\d{1,3}(,\d{3})+|\d*\.\d+)(\.\d*)?(e[-+]?\d\d?)?(/[1-9]\d*)?", text):
         return None
     above, _, below = text.replace(",", "").partition("/")
@@ -278,7 +281,7 @@ def read_rows(path) -> list:
             else:
                 rows += read_jsonl(file)
     except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:
-        fail(f"{path}: {error} (give the data set's own file)")
+        fail(f"{path}: {getattr(error, 'strerror', None) or error} (give the data set's own file)")
     return rows
 
 
@@ -291,7 +294,7 @@ def import_math(path, format: str) -> list[dict]:
             if not isinstance(row, dict) or row.get(field) in (None, ""):
                 fail(f'{path}: entry {number}: no "{field}" (mend it, or choose another --format than {format})')
         stated = re.match(where, str(row[answer_field]), re.DOTALL)
-        answer = plain_number(stated[1]) if stated else None
+        answer = plain_number(stated[stated.lastindex]) if stated else None
         if answer is not None:
             question = " ".join(str(row[field]).strip() for field in fields)
             tasks.append({"id": f"math/{format}/{Path(path).stem}/{number:05d}", "env": "math",
@@ -316,7 +319,7 @@ class Math:
     def add_arguments(parser):
         parser.add_argument("--templates", default=HERE / "data" / "math_templates.json", metavar="FILE",
                             help="templates of the word problems; the file explains its form (default: %(default)s)")
-        parser.add_argument("--unseen", type=float, default=0.5, metavar="SHARE",
+        parser.add_argument("--unseen", type=share, default=0.5, metavar="SHARE",
                             help="share of a test that comes from held-out templates, 0 to 1 (default: %(default)s)")
 
     def make(args) -> list[dict]:
@@ -438,6 +441,13 @@ def import_tasks(args):
         fail(f"{args.file}: no tasks in it (is it the right file for --format {args.format}?)")
     write_whole(args.out, "".join(map(dump, tasks)))
     print(f"import: {len(tasks)} tasks of {args.format} -> {args.out}")
+
+
+def share(text: str) -> float:
+    """A flag's value from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return float(text)
 
 
 def count(text: str) -> int:
