@@ -61,8 +61,13 @@ WRITTEN_BY = {"question": "envs.py", "answer": "envs.py", "program": "explore.py
               "reference": "refine.py", "reward": "reward.py", "self_reward": "reward.py",
               "prompt": "select.py", "completion": "select.py"}
 
+FIELD_TYPES = {**dict.fromkeys(("id", "env", "question", "program", "reference", "source", "prompt", "completion"), str),
+               **dict.fromkeys(("iteration", "candidate", "reward"), int),
+               **dict.fromkeys(("logprob", "self_reward"), (int, float))}
+FIELD_NAMES = {str: "a string", int: "a whole number", (int, float): "a number"}
 
-def read_jsonl(path, require=(), limit=None) -> list[dict]:
+
+def read_jsonl(path, require=(), limit=None, allow_empty=False) -> list[dict]:
     """All records of a JSON Lines file. Fails with `file:line: what is wrong (what to do)`."""
     records = []
     try:
@@ -81,12 +86,15 @@ def read_jsonl(path, require=(), limit=None) -> list[dict]:
                 for field in require:
                     if field not in record:
                         fail(f'{path}:{number}: no "{field}" ({WRITTEN_BY.get(field, "envs.py make")} writes it)')
+                    if field in FIELD_TYPES and not isinstance(record[field], FIELD_TYPES[field]):
+                        fail(f'{path}:{number}: "{field}" is {record[field]!r:.60} (it must be '
+                             f'{FIELD_NAMES[FIELD_TYPES[field]]})')
                 if "env" in require and record["env"] not in ENVS:
                     fail(f'{path}:{number}: "env" is {record["env"]!r} (use one of: {", ".join(ENVS)})')
                 records.append(record)
     except OSError as error:
         fail(f"{path}: {error.strerror} (give --in a file that the stage before has written)")
-    if not records:
+    if not records and not allow_empty:
         fail(f"{path}: no records (give --in a file with at least one line)")
     return records
 
@@ -355,6 +363,12 @@ class Math:
         except (LookupError, AttributeError, SyntaxError, NameError, TypeError, ValueError, ArithmeticError) as error:
             fail(f'{path}: template "{template.get("id", "?")}": {error!r} (compare it with the form explained on top)')
         return tasks
+
+    def canonical(program):
+        try:
+            return ast.dump(ast.parse(program))
+        except Exception:
+            return program
 
     def examples(task) -> list[dict]:
         """Three worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
