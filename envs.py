@@ -36,13 +36,35 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
+import contextlib
+import ctypes
+import decimal
+import fractions
 import functools
+import gc
 import hashlib
+import importlib
+import io
+import itertools
 import json
+import math
 import os
+import queue
 import random
 import re
+import resource
+import select
+import shutil
+import signal
+import stat
+import struct
+import subprocess
 import sys
+import sysconfig
+import tempfile
+import threading
+import time
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -204,6 +226,529 @@ def progress(items, label: str, total=None):
 
 
 # ------------------------------------------------------------------------------------- Sandbox --
+#
+# Every program is run as if an enemy had written it. Three parties:
+#
+#   caller   run_programs() in reward.py: knows the gold answers, sends jobs, trusts nothing that comes back
+#   server   a clean Python that has the common modules imported; forks one child per program and times it
+#   child    gives up every right it does not need, runs the program, states one value, dies
+#
+# No gold answer ever enters server or child, so a child cannot state more than *its own* answer.
+
+COMMON = ("bisect calendar cmath collections copy dataclasses datetime decimal enum fractions functools heapq itertools"
+          " math numbers operator random re statistics string textwrap time typing unicodedata").split()
+MESSAGE_BYTES = 32_000  # the most that a child may state: fits into a pipe (64 KiB), so that writing never blocks
+SLEEPERS = 16           # per worker: so many sleeping programs, which need no core, wait beside the computing ones
+PATIENCE = 5            # a program starved of CPU by its neighbours may take this many times its time limit
+TICK = 0.02             # seconds between two looks at the running programs
+FILES = 64              # a program may have so many files open, and leave so many in its scratch directory,
+FILE_BYTES = 2 << 20    # of this size each
+MAX_LOSSES = 3          # so many servers may die over one program before it is called an error
+HELLO = 0xFFFFFFFF      # the message number under which a new server names its layers
+STATUS = {b"o": "ok", b"e": "error", b"t": "timeout"}
+
+
+def strip_fences(text: str) -> str:
+    """The program without Markdown fences, byte-order mark, CRLF and lone surrogates.
+
+    strip_fences("```python\\nanswer = 1\\n```\\nDone.") -> "answer = 1\\n"
+    """
+    text = text.encode("utf-8", "replace").decode().lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    before, *blocks = re.split(r"^[ \t]*```", text, flags=re.MULTILINE)
+    opening = blocks and (not before.strip() or re.match(r"\w", blocks[0]))  # else it closes what came before it
+    return blocks[0].partition("\n")[2] if opening else before
+
+
+def run_programs(jobs, timeout=2.0, workers=None, memory_mb=512, seed=0):
+    """Run untrusted programs; yield (status, value) for each job, in the order of the jobs.
+
+    jobs     dicts {"env", "program", and the fields that ENVS[env].job_fields names}; may be a generator
+    status   "ok" | "error" | "timeout" | "no_program"
+    value    what ENVS[env].run returned (ok), else what went wrong, in one line
+
+    list(run_programs([{"env": "math", "program": "answer = 6 * 7"}])) -> [("ok", "42")]
+    """
+    caller = Caller(timeout=timeout, workers=workers or len(os.sched_getaffinity(0)), memory_mb=memory_mb, seed=seed)
+    source = enumerate(jobs)
+    try:
+        for number in itertools.count():
+            while number not in caller.results:
+                while caller.has_room() and (job := next(source, None)):
+                    caller.send(*job)
+                if number in caller.results:
+                    break
+                if not caller.flying and not caller.suspects:
+                    return
+                caller.receive()
+            yield caller.results.pop(number)
+    finally:
+        caller.close()
+
+
+class Caller:
+    """The trusting side: starts servers, sends jobs, collects results, replaces servers that die."""
+
+    layers = None  # what the servers said about themselves; the same for all
+
+    def __init__(self, **settings):
+        self.settings = settings
+        self.servers = {}                    # modules that it has imported -> server process
+        self.inbox = queue.SimpleQueue()     # (process, number, status, text) from all servers
+        self.flying = {}                     # number -> (process, job): sent, not yet answered
+        self.results = {}                    # number -> (status, text): answered, not yet yielded
+        self.suspects = []                   # (number, job) that were flying when their server died
+        self.losses = collections.Counter()  # number -> how often that was
+        prctl(PR_SET_DUMPABLE, 0)  # the gold answers are in this process: nobody may trace it
+
+    def has_room(self):
+        return not self.suspects and len(self.flying) < 2 * SLEEPERS * self.settings["workers"]
+
+    def start(self, modules):
+        clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": str(self.settings["seed"]),
+                 "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        # -s -P and a clean environment isolate as well as -I does, and keep the hash seed: same seed, same results.
+        process = subprocess.Popen([sys.executable, "-s", "-P", str(HERE / "envs.py"), "serve",
+                                    json.dumps({**self.settings, "modules": modules})],
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True, env=clean)
+        threading.Thread(target=self.listen, args=(process,), daemon=True).start()
+        return process
+
+    def listen(self, process):
+        """In a thread of its own, so that a server can always get rid of its results while we write jobs."""
+        while len(head := process.stdout.read(9)) == 9:
+            number, status, length = struct.unpack(">IcI", head)
+            self.inbox.put((process, number, STATUS[status], process.stdout.read(length).decode("utf-8", "replace")))
+        self.inbox.put((process, None, None, None))
+
+    def send(self, number, job):
+        program = strip_fences(job["program"])
+        if not program.strip():
+            self.results[number] = ("no_program", "no code")
+            return
+        modules = getattr(ENVS[job["env"]], "modules", lambda program: ())(program)
+        if modules not in self.servers:
+            self.servers[modules] = self.start(modules)
+        process = self.servers[modules]
+        self.flying[number] = (process, job)
+        data = json.dumps({**job, "program": program}).encode()
+        try:
+            process.stdin.write(struct.pack(">II", number, len(data)) + data)
+            process.stdin.flush()
+        except OSError:
+            pass  # the server has died; its end of file is in the inbox or on its way
+
+    def receive(self):
+        """Wait for one message and file it."""
+        if self.suspects and not self.flying:  # one at a time, so that the one that kills servers is told apart
+            self.send(*self.suspects.pop(0))
+        try:
+            process, number, status, text = self.inbox.get(timeout=2 * PATIENCE * self.settings["timeout"] + 30)
+        except queue.Empty:  # a server that hangs is as good as dead
+            for process in self.servers.values():
+                process.kill()
+            return
+        if number is None:
+            self.bury(process)
+        elif number == HELLO:
+            if Caller.layers != text:
+                print(f"sandbox: {text}", file=sys.stderr)
+            Caller.layers = text
+        elif self.flying.pop(number, None):
+            self.results[number] = (status, text)
+
+    def bury(self, process):
+        """A server has died: its jobs become suspects; the next send starts a new server."""
+        if Caller.layers is None:
+            fail("the sandbox does not start (its own message is above)")
+        self.servers = {modules: other for modules, other in self.servers.items() if other is not process}
+        process.wait()
+        for number, (owner, job) in list(self.flying.items()):
+            if owner is process:
+                del self.flying[number]
+                self.losses[number] += 1
+                if self.losses[number] < MAX_LOSSES:
+                    self.suspects.append((number, job))
+                else:
+                    self.results[number] = ("error", f"the sandbox died {MAX_LOSSES} times over this program")
+
+    def close(self):
+        for process in self.servers.values():
+            with contextlib.suppress(OSError):
+                process.stdin.close()  # at the end of its jobs a server kills its children and ends
+        for process in self.servers.values():
+            process.wait()
+
+
+# The server: everything from here to the end of the chapter runs in `python envs.py serve`.
+
+def serve(timeout, workers, memory_mb, seed, modules):
+    """Fork a child for every job that arrives on stdin; write (number, status, text) to stdout when it has ended."""
+    for name in [*COMMON, *modules]:
+        with contextlib.suppress(ImportError):  # a program that needs it will say so
+            importlib.import_module(name)
+    slots = workers * (SLEEPERS + 1)
+    jail = Jail(timeout, memory_mb, seed, max_fds=64 + 2 * slots)
+    wake, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write)  # the death of a child ends select() below
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, the pages that all children share
+    gc.disable()
+    reply(HELLO, b"o", jail.describe())
+
+    running, waiting, buffer = {}, collections.deque(), bytearray()
+    while True:
+        while waiting and len(running) < slots and sum(not run.asleep for run in running.values()) < workers:
+            run = Run(jail, *waiting.popleft())
+            running[run.pid] = run
+        ready, _, _ = select.select([0, wake], [], [], TICK if running else None)
+        if wake in ready:
+            os.read(wake, 4096)
+            reap(running)
+        if 0 in ready:
+            data = os.read(0, 1 << 20)
+            if not data:
+                break
+            buffer += data
+            waiting.extend(take_jobs(buffer))
+        for run in running.values():
+            run.look()
+    for run in running.values():
+        run.kill()
+    shutil.rmtree(jail.base, ignore_errors=True)
+
+
+def reply(number, status, text):
+    text = text.encode("utf-8", "replace")
+    data = struct.pack(">IcI", number, status, len(text)) + text
+    while data:
+        data = data[os.write(1, data):]
+
+
+def take_jobs(buffer):
+    """Cut the jobs that have arrived whole off the front of the buffer: [(number, JSON bytes), ...]."""
+    jobs = []
+    while len(buffer) >= 8:
+        number, length = struct.unpack_from(">II", buffer)
+        if len(buffer) < 8 + length:
+            break
+        jobs.append((number, bytes(buffer[8:8 + length])))
+        del buffer[:8 + length]
+    return jobs
+
+
+def reap(running):
+    """Report every child that has died, and kill whatever it left behind."""
+    with contextlib.suppress(ChildProcessError):  # there are no children
+        while True:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            if pid in running:  # else it was an orphan of some program
+                reply(*running.pop(pid).finish(status, usage))
+    # The server is sub-reaper: processes that left their group (setsid, double fork) became its own children.
+    with contextlib.suppress(OSError):
+        for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
+            if pid not in running:
+                os.kill(pid, signal.SIGKILL)
+
+
+class Run:
+    """One program on its way, seen from the server."""
+
+    def __init__(self, jail, number, data):
+        self.jail, self.number, self.verdict = jail, number, None
+        self.folder = tempfile.mkdtemp(dir=jail.base)
+        self.token = os.urandom(16)  # opens the message, so that bytes sprayed on all descriptors are not taken for one
+        self.pipe, write = os.pipe()
+        self.start = self.looked = time.monotonic()
+        self.busy, self.asleep = 0.0, False
+        self.pid = os.fork()
+        if self.pid == 0:
+            run_child(jail, data, self.folder, self.token, write)
+        os.close(write)
+        os.set_blocking(self.pipe, False)
+
+    def look(self):
+        """Is it out of time? Then kill it. Does it sleep? Then its core is free for another.
+
+        Time is the wall clock less the time spent waiting for a core, so an honest program is no timeout because the
+        machine is busy; up to a point (PATIENCE), as everything must end.
+        """
+        now = time.monotonic()
+        wall, window = now - self.start, now - self.looked
+        if wall < TICK:
+            return
+        try:
+            used, queued = (int(ns) / 1e9 for ns in Path(f"/proc/{self.pid}/schedstat").read_text().split()[:2])
+        except (OSError, ValueError):  # a kernel without it: the wall clock alone decides
+            used, queued = wall, 0.0
+        if window > 4 * TICK:
+            self.asleep = used + queued - self.busy < 0.1 * window and self.is_small()
+            self.busy, self.looked = used + queued, now
+        if wall - queued >= self.jail.timeout or wall >= PATIENCE * self.jail.timeout:
+            self.kill(b"t", f"no answer within {self.jail.timeout:g} s")
+        elif len(os.listdir(self.folder)) > FILES:
+            self.kill(b"e", f"more than {FILES} files in its scratch directory")
+
+    def is_small(self):
+        """Sleepers that hold much memory must not pile up: they keep their core."""
+        with contextlib.suppress(OSError, ValueError):
+            resident = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+            return resident < self.jail.small
+        return False
+
+    def kill(self, status=b"e", text="killed"):
+        self.verdict = (status, text)
+        for kill in (os.killpg, os.kill):  # the group, and the child itself in case it has not made its group yet
+            with contextlib.suppress(OSError):
+                kill(self.pid, signal.SIGKILL)
+
+    def finish(self, status, usage):
+        """The child is dead: (number, status, text). Only a whole message and a clean exit make an answer."""
+        with contextlib.suppress(OSError):
+            os.killpg(self.pid, signal.SIGKILL)
+        try:
+            message = os.read(self.pipe, 2 * MESSAGE_BYTES)
+        except BlockingIOError:  # empty, and held open by something it left behind
+            message = b""
+        os.close(self.pipe)
+        try:
+            os.rmdir(self.folder)
+        except OSError:  # not empty
+            shutil.rmtree(self.folder, ignore_errors=True)
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0 and message[:16] == self.token and message[16:17] in (b"o", b"e"):
+            return self.number, message[16:17], message[17:].decode("utf-8", "replace")
+        if self.verdict:
+            return self.number, *self.verdict
+        seconds = usage.ru_utime + usage.ru_stime
+        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and seconds >= self.jail.timeout):
+            return self.number, b"t", f"more than {self.jail.timeout:g} s of CPU time"
+        how = f"exit code {code}" if code >= 0 else f"killed by signal {-code}, {signal.strsignal(-code)}"
+        return self.number, b"e", f"ended without stating an answer ({how})"
+
+
+def run_child(jail, data, folder, token, pipe, write=os.write, leave=os._exit):
+    """The child, from fork to death. What it needs after the program ran is bound before the program can patch it."""
+    status = b"e"
+    try:
+        try:
+            jail.enter(folder, pipe)
+            job = json.loads(data)
+            text = ENVS[job["env"]].run(job.pop("program"), job).encode("utf-8", "replace")
+            status = b"o"
+            if len(text) > MESSAGE_BYTES:
+                status, text = b"e", b"the value is too long"
+        except BaseException as error:  # a program may raise anything, SystemExit and MemoryError too
+            text = one_line(error).encode("utf-8", "replace")
+        write(RESULT_FD, token + status + text)
+        leave(0)
+    finally:
+        leave(1)  # also if all of the above was patched to fail: a child never returns into the server's loop
+
+
+def one_line(error) -> str:
+    """ValueError("a\\nb") -> "ValueError: a b"; for exceptions of the program's own, whose __str__ may raise."""
+    try:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    except BaseException:
+        return "an exception that cannot be shown"
+
+
+class Jail:
+    """What a child gives up before it runs a program: prepared once in the server, entered in every child.
+
+    Limits confine time, memory and size; Landlock confines files, seccomp confines system calls. Kernels differ, so
+    both of these are tried in a child at the start: what fails is left out, and said.
+    """
+
+    def __init__(self, timeout, memory_mb, seed, max_fds):
+        self.timeout, self.memory_mb, self.seed, self.max_fds = timeout, memory_mb, seed, max_fds
+        self.base, self.server = tempfile.mkdtemp(prefix="sandbox-"), os.getpid()
+        size, resident = (int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:2])
+        self.small = resident + (32 << 20)
+        self.limits = {
+            resource.RLIMIT_AS: size + (memory_mb << 20),    # beside what the server has mapped
+            resource.RLIMIT_CPU: math.ceil(timeout) + 1,     # seconds; only in case the server is not there to look
+            resource.RLIMIT_FSIZE: FILE_BYTES,
+            resource.RLIMIT_NOFILE: FILES,
+            resource.RLIMIT_STACK: 8 << 20,
+            resource.RLIMIT_CORE: 0,
+        }
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max_fds, max_fds))
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_DUMPABLE, 0)  # children inherit it: none can trace or look into another, or into the server
+        self.abi = max(0, system_call(LANDLOCK_CREATE_RULESET, 0, 0, 1))
+        self.readable = [os.open(path, os.O_PATH) for path in READABLE if os.path.exists(path)] if self.abi else []
+        self.landlock = bool(self.abi) and self.works(lambda: self.confine_files(self.base))
+        self.filter = seccomp_filter(files=self.landlock)
+        self.seccomp = bool(self.filter) and self.works(self.confine_calls)
+        # Programs need no processes. Where seccomp does not forbid them the limit must; it counts threads as well.
+        self.limits[resource.RLIMIT_NPROC] = 0 if not self.seccomp else 64 if os.geteuid() == 0 else 4096
+
+    def works(self, layer) -> bool:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                prctl(PR_SET_NO_NEW_PRIVS, 1)
+                layer()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return os.waitpid(pid, 0)[1] == 0
+
+    def describe(self) -> str:
+        """The active layers, and what a missing one leaves open."""
+        layers = f"own process, {self.timeout:g} s, {self.memory_mb} MB, own session, no_new_privs"
+        layers += ", no capabilities" * (os.geteuid() == 0)
+        layers += f", Landlock (ABI {self.abi})" * self.landlock + ", seccomp" * self.seccomp
+        if not self.landlock and not self.seccomp:
+            layers += ("; NO Landlock, NO seccomp in this kernel: programs can read and write your files, use the network"
+                       " and signal your processes, so run this in a container")
+        elif not self.landlock:
+            layers += "; NO Landlock in this kernel: instead programs may open no files at all, nor import further modules"
+        elif not self.seccomp:
+            layers += ("; NO seccomp in this kernel or for this processor: programs can use sockets, and change mode,"
+                       " owner and times of your files, and " + ("" if self.abi >= 6 else "signal your processes, and ")
+                       + "they cannot start threads")
+        return layers
+
+    def enter(self, folder, pipe):
+        """In the child: from here on there is no way back."""
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.chdir(folder)
+        if os.geteuid() == 0:
+            # Limits on processes do not bind root. A real user id of its own makes them bind, while the effective
+            # one still reads what root owns (a Python under /root); without capabilities that is all it can do.
+            with contextlib.suppress(OSError):
+                os.setresuid(60_000 + os.getpid() % 5_000, 0, 0)
+            check(LIBC.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)))
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the server dies, so does the child
+        if os.getppid() != self.server:
+            os._exit(1)
+        check(prctl(PR_SET_NO_NEW_PRIVS, 1))
+        if self.landlock:
+            self.confine_files(folder)
+        null = os.open(os.devnull, os.O_RDWR)
+        for old, new in ((null, 0), (null, 1), (null, 2), (pipe, RESULT_FD)):
+            os.dup2(old, new)
+        os.closerange(RESULT_FD + 1, self.max_fds)
+        for kind, most in self.limits.items():
+            hard = resource.getrlimit(kind)[1]
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (most, most))
+        random.seed(self.seed)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(self.seed)
+        gc.enable()
+        if self.seccomp:
+            self.confine_calls()
+
+    def confine_files(self, folder):
+        """Landlock: read Python's own files and nothing else; write in the scratch directory; no TCP, no signals out."""
+        every_right = (1 << (13, 14, 15, 15, 16)[min(self.abi, 5) - 1]) - 1
+        attributes = struct.pack("=QQQ", every_right, 0b11, 0b11)  # files; bind, connect; abstract sockets, signals
+        attributes = attributes[:8 if self.abi < 4 else 16 if self.abi < 6 else 24]
+        ruleset = check(system_call(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0))
+        here = os.open(folder, os.O_PATH)
+        rules = [(fd, READ) for fd in self.readable] + [(here, SCRATCH & every_right)]
+        for fd, rights in rules:
+            kind = os.fstat(fd).st_mode
+            if not stat.S_ISDIR(kind):
+                rights = READ_FILE | WRITE_FILE if stat.S_ISCHR(kind) else READ_FILE
+            check(system_call(LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, fd), 0))
+        check(system_call(LANDLOCK_RESTRICT_SELF, ruleset, 0))
+
+    def confine_calls(self):
+        """seccomp: allow what an ordinary program needs; refuse the rest with "operation not permitted"."""
+        code = ctypes.create_string_buffer(self.filter, len(self.filter))
+        check(prctl(PR_SET_SECCOMP, 2, struct.pack("@HP", len(self.filter) // 8, ctypes.addressof(code))))
+
+
+# Numbers of the kernel's interface: system calls as (x86-64, arm64), None where a processor does not have one.
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+RESULT_FD = 3
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
+WRITE_FILE, READ_FILE = 1 << 1, 1 << 2
+READ = READ_FILE | 1 << 3                                                   # and list directories
+SCRATCH = READ | WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14                     # and remove, make, truncate plain files
+READABLE = [*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+            f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
+            "/usr/share/zoneinfo", "/dev/null", "/dev/zero", "/dev/urandom"]
+AUDIT_ARCH = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # machine -> (column below, the kernel's name)
+CALLS = dict(  # harmless in a child that holds nothing but its pipe and files that Landlock let it open
+    read=(0, 63), write=(1, 64), close=(3, 57), fstat=(5, 80), lseek=(8, 62), mmap=(9, 222), mprotect=(10, 226),
+    munmap=(11, 215), mremap=(25, 216), madvise=(28, 233), brk=(12, 214), pread64=(17, 67), pwrite64=(18, 68),
+    readv=(19, 65), writev=(20, 66), dup=(32, 23), dup2=(33, None), dup3=(292, 24), pipe=(22, None), pipe2=(293, 59),
+    fcntl=(72, 25), poll=(7, None), ppoll=(271, 73), select=(23, None), pselect6=(270, 72), epoll_create1=(291, 20),
+    epoll_ctl=(233, 21), epoll_wait=(232, None), epoll_pwait=(281, 22), eventfd2=(290, 19), futex=(202, 98),
+    set_robust_list=(273, 99), rseq=(334, 293), sched_yield=(24, 124), sched_getaffinity=(204, 123),
+    membarrier=(324, 283), rt_sigaction=(13, 134), rt_sigprocmask=(14, 135), rt_sigreturn=(15, 139),
+    sigaltstack=(131, 132), rt_sigpending=(127, 136), rt_sigtimedwait=(128, 137), restart_syscall=(219, 128),
+    setitimer=(38, 103), getitimer=(36, 102), alarm=(37, None), pause=(34, None), nanosleep=(35, 101),
+    clock_nanosleep=(230, 115), clock_gettime=(228, 113), clock_getres=(229, 114), gettimeofday=(96, 169),
+    time=(201, None), times=(100, 153), getrusage=(98, 165), getrlimit=(97, 163), sysinfo=(99, 179), uname=(63, 160),
+    getcpu=(309, 168), getrandom=(318, 278), getpid=(39, 172), getppid=(110, 173), gettid=(186, 178),
+    getuid=(102, 174), geteuid=(107, 175), getgid=(104, 176), getegid=(108, 177), getgroups=(115, 158),
+    getpgrp=(111, None), getpgid=(121, 155), getsid=(124, 156), getcwd=(79, 17), umask=(95, 166), wait4=(61, 260),
+    waitid=(247, 95), exit=(60, 93), exit_group=(231, 94), fsync=(74, 82), fdatasync=(75, 83), ftruncate=(77, 46),
+    flock=(73, 32), fadvise64=(221, 223),
+)
+FILE_CALLS = dict(  # harmless under Landlock only
+    stat=(4, None), lstat=(6, None), newfstatat=(262, 79), statx=(332, 291), access=(21, None), faccessat=(269, 48),
+    faccessat2=(439, 439), getdents64=(217, 61), readlink=(89, None), readlinkat=(267, 78), unlink=(87, None),
+    unlinkat=(263, 35), rename=(82, None), renameat=(264, 38), renameat2=(316, 276), chdir=(80, 49),
+    fstatfs=(138, 44), statfs=(137, 43),
+)
+CHECKED_CALLS = dict(open=(2, None), openat=(257, 56), clone=(56, 220), clone3=(435, 435), prlimit64=(302, 261), ioctl=(16, 29))
+
+
+def seccomp_filter(files: bool) -> bytes:
+    """The list of allowed system calls as a program for the kernel's packet filter, 8 bytes an instruction."""
+    column, arch = AUDIT_ARCH.get(os.uname().machine, (None, None))
+    if column is None:
+        return b""
+    allow, refuse, missing, no_terminal = (("return", code) for code in (0x7FFF0000, 0x50001, 0x50026, 0x50019))
+    low, high = (lambda n: ("load", 16 + 8 * n)), (lambda n: ("load", 20 + 8 * n))  # halves of the n-th argument
+
+    def opens(flags):  # read-only with O_TRUNC would empty a file that Landlock before ABI 3 thinks only read
+        return [low(flags), ("and", os.O_ACCMODE | os.O_TRUNC), ("equal", os.O_TRUNC, 0, 1), refuse, allow]
+
+    checked = {"clone": [low(0), ("any bit", 0x10000, 0, 1), allow, refuse],  # threads (CLONE_THREAD), not processes
+               "clone3": [missing],                                           # so that libc goes back to clone
+               "prlimit64": [low(2), ("equal", 0, 0, 2), high(2), ("equal", 0, 1, 0), refuse, allow],  # read, not set
+               "ioctl": [no_terminal]} | ({"open": opens(1), "openat": opens(2)} if files else {})
+    bodies = {name: [allow] for name in (CALLS | FILE_CALLS if files else CALLS)} | checked
+    numbers = CALLS | FILE_CALLS | CHECKED_CALLS
+    program = [("load", 4), ("equal", arch, 1, 0), refuse, ("load", 0)]  # 4: the processor, 0: the call's number
+    for name, body in bodies.items():
+        if numbers[name][column] is not None:
+            program += [("equal", numbers[name][column], 0, len(body)), *body]  # not this one: jump over the body
+    codes = {"load": 0x20, "and": 0x54, "equal": 0x15, "any bit": 0x45, "return": 0x06}
+    return b"".join(struct.pack("=HBBI", codes[name], *(jumps or (0, 0)), value)
+                    for name, value, *jumps in [*program, refuse])
+
+
+def system_call(number, *arguments) -> int:
+    return LIBC.syscall(*(value if isinstance(value, bytes) else ctypes.c_long(value) for value in (number, *arguments)))
+
+
+def prctl(option, *values) -> int:
+    zeros = [ctypes.c_ulong(0)] * (4 - len(values))
+    return LIBC.prctl(option, *(value if isinstance(value, bytes) else ctypes.c_ulong(value) for value in values), *zeros)
+
+
+def check(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"no confinement: {os.strerror(ctypes.get_errno())}")
+    return result
+
 
 # ---------------------------------------------------------------------------------------- Math --
 
@@ -315,6 +860,19 @@ def import_math(path, format: str) -> list[dict]:
     return tasks
 
 
+class Tail(io.RawIOBase):
+    """A stdout that keeps only the end of what is printed: who prints for ever runs out of time, not us of memory."""
+
+    kept = b""
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        self.kept = (self.kept + bytes(data))[-4_000:]
+        return len(data)
+
+
 class Math:
     """Word problems; a solution is a Python function solution() that returns the number (PAL)."""
 
@@ -383,6 +941,101 @@ class Math:
              "program": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    return songs + adds - cuts",
              "draft": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    songs + adds - cuts"},
         ]
+
+    # ---- running and judging ----
+
+    def modules(program):
+        """Modules worth a server of their own: slow to import and to fork."""
+        return ("numpy", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
+
+    def run(program, job):
+        """In the sandboxed child: the value of solution(), else of answer, ans or result, else what was printed last.
+
+        Math.run("def solution():\\n    return [6 * 7]", {}) -> "42"
+        """
+        tail, names = Tail(), {"__name__": "__main__"}
+        stdout = sys.stdout = io.TextIOWrapper(io.BufferedWriter(tail), encoding="utf-8", errors="replace")
+        with contextlib.suppress(SystemExit):  # sys.exit() after the answer is known does no harm
+            exec(compile(program, "<program>", "exec"), names)
+            if callable(names.get("solution")):
+                names["solution"] = names["solution"]()
+        for name in ("solution", "answer", "ans", "result"):
+            if names.get(name) is not None and not callable(names[name]):
+                return Math.plain(names[name])
+        with contextlib.suppress(ValueError):  # the program has closed its stdout
+            stdout.flush()
+        printed = tail.kept.decode("utf-8", "replace").strip()
+        if not printed:
+            raise ValueError("no answer: solution() gave None, there is no variable answer, nothing was printed")
+        return printed.splitlines()[-1].strip()
+
+    def plain(value, depth=0):
+        """A value as text. Decided by its type, not by what the program's own class says about itself.
+
+        1234.5 -> "1234.5"   Fraction(2, 6) -> "1/3"   [42] -> "42"   True -> "True"   [1, 2] -> "[1, 2]"
+        """
+        kind = type(value)
+        library = kind.__module__.partition(".")[0]
+        if value is None or kind is bool:
+            return str(value)
+        if issubclass(kind, int):
+            value = int.__add__(value, 0)  # the number itself, if it is a subclass
+            return str(value) if value.bit_length() < 4_000 else f"<int of {value.bit_length()} bits>"
+        if issubclass(kind, float):
+            return repr(float.__add__(value, 0.0))
+        if issubclass(kind, complex) and value.imag == 0:
+            return repr(value.real)
+        if issubclass(kind, str):
+            return " ".join(value.split())[:300]
+        if issubclass(kind, decimal.Decimal):
+            return str(value)
+        if issubclass(kind, fractions.Fraction):
+            return f"{Math.plain(value.numerator)}/{Math.plain(value.denominator)}"
+        if library == "numpy" and getattr(value, "size", 0) == 1 and depth < 3:
+            return Math.plain(value.item() if hasattr(value.item(), "real") else float(value), depth + 1)
+        if library == "sympy" and getattr(value, "is_number", False) and value.is_real:
+            return f"{value.p}/{value.q}" if value.is_Rational else repr(float(value))
+        if kind in (list, tuple, set, frozenset) and depth < 3:
+            shown = [Math.plain(item, depth + 1) for item in itertools.islice(value, 10)]
+            return shown[0] if len(value) == 1 else f"[{', '.join(shown)}{', ...' * (len(value) > 10)}]"
+        return f"<{kind.__name__}>"
+
+    def number(text):
+        """The number that a text states, or None; by a strict grammar, as the text may come from an enemy.
+
+        "$1,234.50" -> 1234.5   "36%" -> 36.0   "1/3" -> 0.333   "1e999", "nan", "True", "42 apples" -> None
+        """
+        text = text.strip()
+        ratio = re.fullmatch(r"([-+]?\d{1,1300})/(\d{1,1300})", text, re.ASCII)
+        simple = re.fullmatch(r"([-+]?)[$€£]?([-+]?)((?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?) ?%?", text, re.ASCII)
+        try:
+            if ratio:
+                return int(ratio[1]) / int(ratio[2])
+            number = float("".join(simple.groups()).replace(",", "")) if simple else math.nan
+        except (ValueError, ZeroDivisionError, OverflowError):  # "" or "+-1", "1/0", a ratio beyond all floats
+            return None
+        return number if math.isfinite(number) else None
+
+    def check(task, value):
+        """In the parent: the outcome, and the value in one line. check({"answer": 42}, "$42.00") -> ("correct", "$42.00")"""
+        stated, gold = Math.number(value), Math.number(str(task["answer"]))
+        close = stated is not None and abs(stated - gold) <= max(1e-3 * abs(gold), 1e-6)
+        return "correct" if close else "wrong", " ".join(value.split())[:300]
+
+    def canonical(program):
+        """The program's syntax tree with names, without comments, docstrings and layout: equal trees, same solution."""
+        program = strip_fences(program)
+        try:
+            if len(program) > 20_000:  # deep nesting could exhaust the C stack of this process
+                return program
+            tree = ast.parse(program)
+            for node in ast.walk(tree):
+                if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                    if ast.get_docstring(node, clean=False) is not None:
+                        del node.body[0]
+            return ast.dump(tree)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return program.strip()
 
 
 # --------------------------------------------------------------------------------------- Logic --
@@ -504,4 +1157,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["serve"]:  # started by run_programs, not by people
+        serve(**json.loads(sys.argv[2]))
+    else:
+        main()
