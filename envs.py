@@ -1044,7 +1044,8 @@ class Math:
 
 # ------------------------------------------------------------------------------------- Prompts --
 # Plain text without a chat template, so that sampling (explore.py, refine.py) and training (select.py) use the same
-# characters for every model, and no stage but the sampling ones needs a tokenizer.
+# characters for every model, and no stage but the sampling ones needs a tokenizer. Instruction and examples are given in
+# iteration 0 only: later the format has been learned, and prompt tokens cost time in sampling and in training.
 
 REFINE = "Check the program: repair it, refine it, or return it as it is."
 
@@ -1053,17 +1054,16 @@ def solve_prompt(task: dict, few_shot: bool = False) -> str:
     """x as the model sees it. The completion is the program and a closing fence: see `completion`."""
     env = ENVS[task["env"]]
     examples = env.examples(task) if few_shot else []
-    parts = [env.instruction] + [_ask(env, one["question"]) + completion(one["program"]) for one in examples]
-    return "\n\n".join(parts + [_ask(env, task["question"])])
+    parts = [_ask(env, one["question"]) + completion(one["program"]) for one in examples]
+    return "\n\n".join([env.instruction] * few_shot + parts + [_ask(env, task["question"])])
 
 
 def refine_prompt(task: dict, reference: str, few_shot: bool = False) -> str:
     """(x, a) as the model sees it when it rewrites its own program a."""
     env = ENVS[task["env"]]
     examples = env.examples(task) if few_shot else []
-    parts = [f"{env.instruction} {REFINE}"]
-    parts += [_ask(env, one["question"], one["draft"]) + completion(one["program"]) for one in examples]
-    return "\n\n".join(parts + [_ask(env, task["question"], reference)])
+    parts = [_ask(env, one["question"], one["draft"]) + completion(one["program"]) for one in examples]
+    return "\n\n".join([f"{env.instruction} {REFINE}"] * few_shot + parts + [_ask(env, task["question"], reference)])
 
 
 def _ask(env, question: str, draft: str | None = None) -> str:

@@ -160,9 +160,11 @@ def prefix_attention(module, query, key, value, attention_mask, scaling, cache=N
     batch, heads, length, width = query.shape
     kv_heads = key.shape[1]
     rows = heads // kv_heads * length  # query heads that share a key-value head are rows of one matrix product
+    if query.device.type == "cpu":
+        key, value = key.float(), value.float()  # see cache_dtype
     grouped = (query * scaling).to(key.dtype).reshape(batch, kv_heads, rows, width)
     scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, length, -1).float() + attention_mask
-    if not cache.prefix:
+    if cache is None or not cache.prefix:
         weights = scores.softmax(dim=-1).to(value.dtype)
         out = torch.matmul(weights.view(batch, kv_heads, rows, -1), value)
     else:
@@ -461,8 +463,8 @@ def add_sampling_arguments(parser):
     parser.add_argument("--top-p", type=float, default=0.95, help="keep the most likely tokens that hold this mass")
     parser.add_argument("--max-new-tokens", type=int, default=96, help="longer programs are cut off")
     parser.add_argument("--few-shot", action="store_true", help="put examples before the question (iteration 0)")
-    parser.add_argument("--batch-size", type=int, default=256, help="rows written together: what a kill can lose")
-    parser.add_argument("--slots", type=int, default=128, help="rows decoded at once (fewer when memory is short)")
+    parser.add_argument("--batch-size", type=int, default=512, help="rows written together: what a kill can lose")
+    parser.add_argument("--slots", type=int, default=256, help="rows decoded at once (fewer when memory is short)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same programs")
     parser.add_argument("--limit", type=int, default=None, help="read only the first so many records")
     parser.add_argument("--metrics", default=None, help="file to add this stage's counts to")

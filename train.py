@@ -110,7 +110,7 @@ def pack(sequences, width: int) -> list[list[dict]]:
 def collate(bins, device) -> dict:
     """Tensors of a micro-batch of bins. W is the longest bin, N the number of completion tokens.
 
-    tokens, positions [bins, W]; mask [bins, 1, W, W] bool, True where a token (row) may look at another (column);
+    tokens, positions [bins, W]; mask [bins, 1, W, W], 0 where a token (row) may look at another (column), else -inf;
     source [N] where in the flattened hidden states the prediction of a completion token is made; target [N] its id.
     """
     width = max(sum(map(size, one)) for one in bins)
@@ -137,6 +137,8 @@ def collate(bins, device) -> dict:
     same = owner[:, :, None] == owner[:, None, :]
     visible = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
     mask = same & visible & torch.ones(width, width, dtype=torch.bool).tril()
+    mask |= torch.eye(width, dtype=torch.bool)  # padding looks at itself, so that its softmax is defined
+    mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
     return {"tokens": tokens.to(device), "positions": positions.to(device), "mask": mask[:, None].to(device),
             "source": torch.tensor(source, device=device), "target": torch.tensor(target, device=device)}
 
@@ -147,7 +149,7 @@ def loss_sum(model, batch: dict) -> torch.Tensor:
     """Sum over the completion tokens of -log p(token | what it may see), in nats."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.get_decoder()(input_ids=batch["tokens"], position_ids=batch["positions"],
-                                attention_mask=batch["mask"], use_cache=False).last_hidden_state
+                                attention_mask=batch["mask"].to(base.dtype), use_cache=False).last_hidden_state
     hidden = hidden.flatten(0, 1)[batch["source"]]
     head = base.get_output_embeddings()
 
@@ -164,10 +166,13 @@ def add_lora(model, args):
     """Wrap the frozen model with new low-rank matrices, or with those of --adapter (the ablation that trains on)."""
     from peft import LoraConfig, PeftModel, get_peft_model
     if args.adapter:
-        model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True)
+        model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True, autocast_adapter_dtype=False)
     else:
         model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=args.alpha or 2 * args.rank, lora_dropout=0.0,
-                                                 target_modules="all-linear", task_type="CAUSAL_LM"))
+                                                 target_modules="all-linear", task_type="CAUSAL_LM"),
+                               autocast_adapter_dtype=False)
+    if model.device.type == "cpu":  # torch's fused attention is slow there; on CUDA it is the fast one
+        model.get_base_model().set_attn_implementation("prefix_attention")
     if args.checkpointing == "yes" or args.checkpointing == "auto" and model.device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -192,7 +197,9 @@ def train(model, steps, args):
     """Run all optimiser steps; returns (mean loss of each step in nats per token, tokens run, peak memory in GB)."""
     device = model.device
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = make_optimizer(parameters, args.learning_rate, device)
+    # Compute in bfloat16, but keep float32 masters for the optimiser: small updates would round to nothing.
+    masters = [p.detach().float() for p in parameters]
+    optimizer = make_optimizer(masters, args.learning_rate, device)
     model.train()
     losses, tokens = [], 0
     bar = envs.progress(None, "train", total=len(steps))
@@ -209,9 +216,13 @@ def train(model, steps, args):
             (loss / count).backward()
             total += loss.item()
             tokens += batch["tokens"].numel()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        for master, parameter in zip(masters, parameters):
+            master.grad, parameter.grad = parameter.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for master, parameter in zip(masters, parameters):
+                parameter.copy_(master)
         losses.append(total / count)
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
         bar.update()
@@ -233,7 +244,7 @@ def parse_args(argv=None):
     parser.add_argument("--epochs", type=int, default=2, help="passes over the rows; 1 to 4")
     parser.add_argument("--batch-size", type=int, default=16, help="completions per optimiser step")
     parser.add_argument("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
-    parser.add_argument("--width", type=int, default=256, help="tokens of a bin that sequences are packed into")
+    parser.add_argument("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
     parser.add_argument("--micro-tokens", type=int, default=2048, help="tokens per forward pass; fewer need less memory")
     parser.add_argument("--checkpointing", choices=("auto", "yes", "no"), default="auto",
                         help="recompute activations in the backward pass to save memory; auto: on CUDA")
