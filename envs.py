@@ -1110,6 +1110,31 @@ def import_tasks(args):
     print(f"import: {len(tasks)} tasks of {args.format} -> {args.out}")
 
 
+def schedule_tasks(args):
+    """envs.py schedule: which tasks are explored in this iteration.
+
+    Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is let
+    in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the hardest
+    tasks are out of reach at first.
+    """
+    tasks = read_jsonl(args.inputs, require=("id",))
+    solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
+              if record["reward"]} if args.pool else set()
+    levels = sorted({task.get("level", 0) for task in tasks})
+    reached = levels[0]
+    for level, harder in zip(levels, levels[1:]):
+        of_level = [task["id"] in solved for task in tasks if task.get("level", 0) == level]
+        if args.enough is not None and sum(of_level) < args.enough * len(of_level):
+            break
+        reached = harder
+    chosen = [task for task in tasks
+              if task.get("level", 0) <= reached and task.get("round", args.iteration) == args.iteration]
+    if not chosen:
+        fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
+    write_whole(args.out, "".join(map(dump, chosen)))
+    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]} -> {args.out}")
+
+
 def share(text: str) -> float:
     """A flag's value from 0 to 1."""
     if not 0 <= float(text) <= 1:
@@ -1141,6 +1166,15 @@ def parse_args(argv):
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env", choices=ENVS, default="math")
     ENVS[first.parse_known_args(argv)[0].env].add_arguments(make)
+
+    schedule = commands.add_parser("schedule", help="choose the tasks of one iteration", allow_abbrev=False)
+    schedule.add_argument("--in", dest="inputs", required=True, metavar="FILE", help="all tasks")
+    schedule.add_argument("--out", required=True, metavar="FILE", help="the tasks to explore now")
+    schedule.add_argument("--iteration", type=int, required=True, help="t")
+    schedule.add_argument("--pool", metavar="FILE", help="pool so far: says which tasks are solved")
+    schedule.add_argument("--enough", type=share, metavar="SHARE",
+                          help="share of a level to solve before the next is let in (default: all levels at once)")
+    schedule.set_defaults(command=schedule_tasks)
 
     imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)
     imports.add_argument("file", metavar="FILE", help="the data set's own file (MATH: or its folder)")

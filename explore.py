@@ -27,6 +27,7 @@ How the sampler differs from `model.generate` (the loop is `generate` below):
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import gc
 import logging
@@ -34,7 +35,6 @@ import os
 import sys
 import time
 import zlib
-from collections import deque
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     if skip:
         cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, [ids[0][:skip]], 0)]
     # The last prompt token is left to the first decoding step, so prefill needs no vocabulary head.
-    waiting = deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
+    waiting = collections.deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
                            key=lambda item: len(item[0])))
     length = max(len(prompt) for prompt, _ in waiting) + max_new_tokens
     slots = min(slots, sum(len(keys) for _, keys in requests))
@@ -398,6 +398,10 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
     rounding depends on what is computed together, and a continued run must end with the same file.
     """
     started = time.time()
+    keys = collections.Counter(row_key(stage, args, item, 0) for item in items)
+    twice = next((key for key, count in keys.items() if count > 1), None)
+    if twice:
+        envs.fail(f'{args.inputs[0]}: id "{twice[1]}" is there twice (ids name tasks, make them unique)')
     prompts = [make_prompt(item) for item in items]
     order = sorted(range(len(items)), key=lambda i: -len(prompts[i]))  # similar lengths together, longest first
     per_batch = max(1, args.batch_size // num_samples)  # items
@@ -415,7 +419,7 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 requests = {}  # equal prompts are run once
                 for i in batch:
                     requests.setdefault(prompts[i], []).extend((i, k) for k in range(num_samples))
-                keyed = [(prompt, [(items[i]["id"], items[i].get("candidate", 0), k, stage) for i, k in keys])
+                keyed = [(prompt, [row_key(stage, args, items[i], k) for i, k in keys])
                          for prompt, keys in requests.items()]
                 longest = max(len(prompts[i]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
                 results = generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots), bar.update,
@@ -424,7 +428,7 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 lines = []
                 for i in batch:
                     for k in range(num_samples):
-                        text, logprob, count = results[items[i]["id"], items[i].get("candidate", 0), k, stage]
+                        text, logprob, count = results[row_key(stage, args, items[i], k)]
                         lines.append(make_record(items[i], k) | {
                             "program": envs.parse_program(text), "logprob": round(logprob, 6), "tokens": count})
                 out.write(*lines)
@@ -439,6 +443,11 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
     print(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {tokens:,} tokens "
           f"({tokens / seconds:,.0f}/s), mean log-probability {counts['logprob']:.2f}, {seconds:.0f} s -> {args.out}")
     return counts
+
+
+def row_key(stage: str, args, item: dict, k: int) -> tuple:
+    """Names a row and its random stream: the same in every run, different in every iteration."""
+    return stage, item["id"], getattr(args, "iteration", item.get("iteration")), item.get("candidate", 0), k
 
 
 def adapter_fingerprint(adapter):

@@ -1,0 +1,163 @@
+#!/usr/bin/env bash
+# nanoENVISIONS: a language model teaches itself to write programs that an environment can run.
+#
+#   bash run.sh                                        SmolLM2-135M on word problems; two CPU cores or any GPU
+#   bash run.sh test                                   the same set-up, then the tests
+#   ENV=logic bash run.sh                              the other environments: logic, web
+#   MODEL=Qwen/Qwen2.5-1.5B-Instruct bash run.sh       a bigger model from the hub, for a GPU
+#
+# Each iteration t chains   explore -> refine -> reward -> select -> train   on files in $OUT/iter$t, and the adapter it
+# ends with explores in iteration t + 1. A stage whose output exists is skipped, so running this again goes on where it
+# stopped. Time on two CPU cores: see README.md.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+ENV="${ENV:-math}"                    # math, logic or web
+METHOD="${METHOD:-envisions}"         # envisions; star (one greedy sample, right ones only); rft (K samples, right ones
+                                      # only); or without one part: no-refine, no-pool, no-mistakes, no-ranking
+MODEL="${MODEL:-}"                    # hub name or folder; empty: the embedded SmolLM2-135M-Instruct
+SEED="${SEED:-0}"                     # tasks, sampling and training
+OUT="${OUT:-runs/$ENV}"               # everything of this run; another seed or setting needs another OUT
+PYTHON="${PYTHON:-python3}"           # 3.11 or newer, makes .venv
+SETUP="${SETUP:-1}"                   # 0: no .venv, use $PYTHON as it is
+BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
+TEMPERATURE="${TEMPERATURE:-0.7}"     # of sampling
+N1="${N1:-10}"                        # most positives per task to learn from
+N2="${N2:-2}"                         # most mistakes per task to learn from
+case "$ENV" in                        # sizes for the embedded model on two CPU cores
+  math)  defaults=(5 150 96 8 72 3) ;;
+  logic) defaults=(6 150 96 8 96 3) ;;
+  web)   defaults=(4 100 100 5 96 3); N1="${N1_WEB:-2}" ;;
+  *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
+esac
+ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
+NUM_TRAIN="${NUM_TRAIN:-${defaults[1]}}"            # training tasks
+NUM_TEST="${NUM_TEST:-${defaults[2]}}"              # held-out tasks
+NUM_SAMPLES="${NUM_SAMPLES:-${defaults[3]}}"        # K, programs per task
+MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-${defaults[4]}}"  # longest program
+EPOCHS="${EPOCHS:-${defaults[5]}}"                  # passes over the training rows
+LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
+MAKE_FLAGS="${MAKE_FLAGS:-}"          # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
+
+die() { echo "run.sh: $*" >&2; exit 1; }
+
+# ---- set-up: a virtual environment with pinned packages, once -----------------------------------------------------
+if [ "$SETUP" = 1 ]; then
+  command -v "$PYTHON" > /dev/null || die "no $PYTHON here (install Python 3.11 or newer, or set PYTHON)"
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$PYTHON is $("$PYTHON" -V 2>&1), but 3.11 or newer is needed (set PYTHON to one)"
+  wanted="requirements.txt"
+  [ "${1:-}" = test ] && wanted="$wanted tests/requirements.txt"
+  for file in $wanted; do
+    stamp=".venv/installed-$(echo "$file" | tr / -)"
+    cmp -s "$file" "$stamp" && continue
+    [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv ||
+      die "cannot make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+    echo "run.sh: installing $file into .venv (some minutes, once)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" || die "pip failed, see above"
+    cp "$file" "$stamp"
+  done
+  PYTHON=.venv/bin/python
+fi
+export TOKENIZERS_PARALLELISM=false
+[ -n "$MODEL" ] || export HF_HUB_OFFLINE=1   # the embedded model needs no hub
+
+if [ "${1:-}" = test ]; then
+  shift
+  exec "$PYTHON" -m pytest -q tests "$@"
+fi
+[ $# = 0 ] || die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
+
+# ---- one run per OUT, always with the same settings ---------------------------------------------------------------
+mkdir -p "$OUT"
+if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was killed: wait for it
+  exec 9> "$OUT/.lock"
+  flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
+fi
+settings=""
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
+            LEARNING_RATE MAKE_FLAGS; do
+  settings="$settings$name=${!name}"$'\n'
+done
+if [ -e "$OUT/settings" ]; then
+  changed="$(diff <(printf %s "$settings") "$OUT/settings" | sed -n 's/^> /was /p; s/^< /now /p' | tr '\n' ';')" || true
+  [ -z "$changed" ] || die "$OUT was begun with other settings: ${changed%;} (use these, or another OUT)"
+else
+  printf %s "$settings" > "$OUT/settings.tmp" && mv "$OUT/settings.tmp" "$OUT/settings"
+fi
+
+# stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, which means that it is finished
+stage() {
+  local output="$1"; shift
+  [ -e "$output" ] || "$PYTHON" "$@"
+}
+common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
+sampling=(--bits "$BITS" --max-new-tokens "$MAX_NEW_TOKENS" ${MODEL:+--model "$MODEL"} "${common[@]}")
+explore_how=(--num-samples "$NUM_SAMPLES" --temperature "$TEMPERATURE")
+select_how=(--n1 "$N1" --n2 "$N2")
+refine=1; pool=1
+case "$METHOD" in
+  envisions) ;;
+  star) explore_how=(--greedy); refine=0; pool=0; select_how=(--n1 1 --n2 0) ;;
+  rft) refine=0; pool=0; select_how=(--n1 "$N1" --n2 0) ;;
+  no-refine) refine=0 ;;
+  no-pool) pool=0 ;;
+  no-mistakes) select_how=(--n1 "$N1" --n2 0) ;;
+  no-ranking) select_how+=(--rank random) ;;
+  *) die "METHOD=$METHOD is unknown (envisions, star, rft, no-refine, no-pool, no-mistakes or no-ranking)" ;;
+esac
+
+"$PYTHON" - << 'END'
+import torch
+print("run.sh:", f"on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA GPU here, using the CPU")
+END
+
+# ---- tasks: train and held out share no question ------------------------------------------------------------------
+stage "$OUT/tasks.jsonl" envs.py make --env "$ENV" --split train --num "$NUM_TRAIN" --seed "$SEED" \
+  --out "$OUT/tasks.jsonl" $MAKE_FLAGS
+stage "$OUT/test.jsonl" envs.py make --env "$ENV" --split test --num "$NUM_TEST" --seed "$SEED" \
+  --out "$OUT/test.jsonl" $MAKE_FLAGS
+
+# evaluate T: how good is the model that explores in iteration T? Greedy, on held-out tasks.
+evaluate() {
+  stage "$OUT/iter$1/eval.jsonl.explored" explore.py --in "$OUT/test.jsonl" --out "$OUT/iter$1/eval.jsonl.explored" \
+    --iteration "$1" --greedy "${adapter[@]}" "${sampling[@]}"
+  stage "$OUT/iter$1/eval.jsonl" reward.py --in "$OUT/iter$1/eval.jsonl.explored" --out "$OUT/iter$1/eval.jsonl" \
+    --eval "${common[@]}"
+}
+
+# ---- the loop -----------------------------------------------------------------------------------------------------
+adapter=(--few-shot)   # iteration 0: the base model with examples in its prompt
+last_pool=()
+for ((t = 0; t < ITERS; t++)); do
+  it="$OUT/iter$t"
+  mkdir -p "$it"
+  evaluate "$t"
+  # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
+  stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
+    --iteration "$t" "${last_pool[@]}"
+  # 1. sample K programs per task
+  stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
+    --iteration "$t" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
+  # 2. rewrite each of them
+  candidates=("$it/explored.jsonl")
+  if [ "$refine" = 1 ]; then
+    stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
+      --temperature "$TEMPERATURE" "${adapter[@]}" "${sampling[@]}"
+    candidates+=("$it/refined.jsonl")
+  fi
+  # 3. run them all: 1 if the outcome is the known one, else 0
+  stage "$it/rewarded.jsonl" reward.py --in "${candidates[@]}" --out "$it/rewarded.jsonl" "${common[@]}"
+  # 4. keep the better of each pair, pool, rank, and make training rows
+  stage "$it/sft.jsonl" select.py --in "$it/rewarded.jsonl" --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" \
+    "${last_pool[@]}" "${select_how[@]}" "${common[@]}"
+  # 5. fine-tune the base model on them
+  stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" --bits "$BITS" \
+    --epochs "$EPOCHS" --learning-rate "$LEARNING_RATE" ${MODEL:+--model "$MODEL"} "${common[@]}"
+  adapter=(--adapter "$it/adapter")
+  [ "$pool" = 1 ] && last_pool=(--pool "$it/pool.jsonl")
+done
+mkdir -p "$OUT/iter$ITERS"
+evaluate "$ITERS"
+
+"$PYTHON" report.py --in "$OUT/metrics.jsonl" --out "$OUT/curve.svg"

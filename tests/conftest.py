@@ -1,0 +1,67 @@
+"""What the tests share: a model so small that it is made on the spot, and ways to load and start the stages."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+TEMPLATES = {  # the tiny model writes `return <digit>`, so answers of one digit are within its reach
+    "about": "for tests", "lists": {"name": ["Ann", "Bob", "Cid", "Dot"]},
+    "templates": [
+        {"id": "gets", "steps": 1, "text": ["{name} has {a} nuts and gets {b}. How many nuts has {name}?"],
+         "numbers": {"a": [1, 4], "b": [1, 4]}, "where": "a != b", "answer": "a + b"},
+        {"id": "loses", "steps": 1, "held_out": True, "text": ["{name} had {a} nuts and lost {b}. How many are left?"],
+         "numbers": {"a": [4, 12], "b": [1, 3]}, "where": "a > b", "answer": "a - b"}]}
+
+
+def load_stage(name):
+    """A stage as a module under another name: `import select` would be the standard library's."""
+    spec = importlib.util.spec_from_file_location(f"stage_{name}", ROOT / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_stage(name, *flags, **options):
+    """Start a stage as people do: `python name.py flags`, from the repository root."""
+    return subprocess.run([sys.executable, f"{name}.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300, **options)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a 2-layer Llama with a byte-level tokenizer, taught for some seconds to write `return <digit>`."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    torch.manual_seed(0)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges, vocabulary = [("`", "`"), ("``", "`")], {"<end>": 0}
+    for token in [*letters, "``", "```"]:
+        vocabulary[token] = len(vocabulary)
+    raw = Tokenizer(models.BPE(vocabulary, merges))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, pad_token_id=0, bos_token_id=None))
+    texts = [f"{fence}```python\ndef solution():\n    return {digit}\n```" for digit in range(1, 10)
+             for fence in ("Question: How many?\n", "Question: How many are left?\n```python\n    return 3\n```\nRefined:\n")]
+    rows = [tokenizer(text).input_ids + [0] for text in texts]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(150):
+        row = torch.tensor([rows[step % len(rows)], ])
+        model(input_ids=row, labels=row).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
