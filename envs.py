@@ -873,6 +873,9 @@ class Tail(io.RawIOBase):
         return len(data)
 
 
+STEPS_MIX = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 3, 1, 1, 2, 1, 2)  # 70 % one step, 25 % two, 5 % three
+
+
 class Math:
     """Word problems; a solution is a Python function solution() that returns the number (PAL)."""
 
@@ -903,10 +906,17 @@ class Math:
             for number in range(args.num):
                 unseen = int(number * share)  # how many tasks come from held-out templates so far
                 is_unseen = int((number + 1) * share) > unseen
-                pool = [template for template in file["templates"] if template.get("held_out", False) == is_unseen]
+                index = unseen if is_unseen else number - unseen
+                steps = STEPS_MIX[index % len(STEPS_MIX)]
+                pool = [template for template in file["templates"]
+                        if template.get("held_out", False) == is_unseen and template["steps"] == steps]
+                pool = pool or [template for template in file["templates"]
+                                if template.get("held_out", False) == is_unseen]
                 # balanced: each template once, in a new order each time, before any comes again
-                turn, place = divmod(unseen if is_unseen else number - unseen, len(pool))
-                template = random.Random(f"{args.seed} {args.split} {turn}").sample(pool, len(pool))[place]
+                turns, place = divmod(index, len(STEPS_MIX))
+                index = turns * STEPS_MIX.count(steps) + STEPS_MIX[:place].count(steps)
+                turn, place = divmod(index, len(pool))
+                template = random.Random(f"{args.seed} {args.split} {steps} {turn}").sample(pool, len(pool))[place]
                 rng = random.Random(f"{args.seed} {args.split} {number}")
                 draws = (fill_template(template, file["lists"], rng) for _ in range(10_000))
                 question, answer, _ = next(draw for draw in draws if draw and draw[0] not in used

@@ -63,10 +63,13 @@ def read_candidates(paths, limit=None) -> list[dict]:
         room = None if limit is None else limit - len(records)
         if room == 0:
             break
-        for index, record in enumerate(envs.read_jsonl(path, ("id", "env", "answer", "program"), room)):
+        for index, record in enumerate(envs.read_jsonl(path, ("id", "env", "answer", "program"), room,
+                                                      allow_empty=len(paths) > 1)):
             if wrong := complaint(record):
                 envs.fail(f"{path}:{line_number(path, index)}: {wrong}")
             records.append(record)
+    if not records:
+        envs.fail(f"{paths[0]}: no records (give --in a file that explore.py has written)")
     return records
 
 

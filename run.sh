@@ -22,6 +22,8 @@ PYTHON="${PYTHON:-python3}"           # 3.11 or newer, makes .venv
 SETUP="${SETUP:-1}"                   # 0: no .venv, use $PYTHON as it is
 BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE="${TEMPERATURE:-0.7}"     # of sampling
+REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
+ENOUGH="${ENOUGH:-0.6}"               # share of a level to solve before the next is let in; 0: all levels at once
 N1="${N1:-10}"                        # most positives per task to learn from
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
@@ -75,7 +77,7 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
             LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
@@ -95,12 +97,12 @@ common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 sampling=(--bits "$BITS" --max-new-tokens "$MAX_NEW_TOKENS" ${MODEL:+--model "$MODEL"} "${common[@]}")
 explore_how=(--num-samples "$NUM_SAMPLES" --temperature "$TEMPERATURE")
 select_how=(--n1 "$N1" --n2 "$N2")
-refine=1; pool=1
+pool=1
 case "$METHOD" in
   envisions) ;;
-  star) explore_how=(--greedy); refine=0; pool=0; select_how=(--n1 1 --n2 0) ;;
-  rft) refine=0; pool=0; select_how=(--n1 "$N1" --n2 0) ;;
-  no-refine) refine=0 ;;
+  star) explore_how=(--greedy); REFINE_FROM=$ITERS; pool=0; select_how=(--n1 1 --n2 0) ;;
+  rft) REFINE_FROM=$ITERS; pool=0; select_how=(--n1 "$N1" --n2 0) ;;
+  no-refine) REFINE_FROM=$ITERS ;;
   no-pool) pool=0 ;;
   no-mistakes) select_how=(--n1 "$N1" --n2 0) ;;
   no-ranking) select_how+=(--rank random) ;;
@@ -128,26 +130,27 @@ evaluate() {
 
 # ---- the loop -----------------------------------------------------------------------------------------------------
 adapter=(--few-shot)   # iteration 0: the base model with examples in its prompt
-last_pool=()
+last_pool=()           # empty in iteration 0, and always with METHOD=no-pool
+levels=()
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t"
   mkdir -p "$it"
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
-    --iteration "$t" "${last_pool[@]}"
+    --iteration "$t" --enough "$ENOUGH" "${levels[@]}"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
   # 2. rewrite each of them
-  candidates=("$it/explored.jsonl")
-  if [ "$refine" = 1 ]; then
+  if [ "$t" -ge "$REFINE_FROM" ]; then
     stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
       --temperature "$TEMPERATURE" "${adapter[@]}" "${sampling[@]}"
-    candidates+=("$it/refined.jsonl")
+  else
+    [ -e "$it/refined.jsonl" ] || : > "$it/refined.jsonl"   # no rewrites in this iteration
   fi
   # 3. run them all: 1 if the outcome is the known one, else 0
-  stage "$it/rewarded.jsonl" reward.py --in "${candidates[@]}" --out "$it/rewarded.jsonl" "${common[@]}"
+  stage "$it/rewarded.jsonl" reward.py --in "$it/explored.jsonl" "$it/refined.jsonl" --out "$it/rewarded.jsonl" "${common[@]}"
   # 4. keep the better of each pair, pool, rank, and make training rows
   stage "$it/sft.jsonl" select.py --in "$it/rewarded.jsonl" --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" \
     "${last_pool[@]}" "${select_how[@]}" "${common[@]}"
@@ -155,7 +158,8 @@ for ((t = 0; t < ITERS; t++)); do
   stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" --bits "$BITS" \
     --epochs "$EPOCHS" --learning-rate "$LEARNING_RATE" ${MODEL:+--model "$MODEL"} "${common[@]}"
   adapter=(--adapter "$it/adapter")
-  [ "$pool" = 1 ] && last_pool=(--pool "$it/pool.jsonl")
+  levels=(--pool "$it/pool.jsonl")
+  [ "$pool" = 0 ] || last_pool=("${levels[@]}")
 done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"
