@@ -944,12 +944,12 @@ class Math:
             {"question": "Kim has 15 fish. 6 fish swim away. How many fish are left?",
              "program": "def solution():\n    fish = 15\n    away = 6\n    return fish - away",
              "draft": "def solution():\n    fish = 15\n    away = 6\n    return fish + away"},
-            {"question": "A box holds 4 cups. How many cups do 12 boxes hold?",
-             "program": "def solution():\n    cups = 4\n    boxes = 12\n    return cups * boxes",
-             "draft": "def solution():\n    cups = 4\n    return cups * boxes"},
-            {"question": "Joe has 20 songs. He adds 7 and cuts 9. How many songs does he have now?",
-             "program": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    return songs + adds - cuts",
-             "draft": "def solution():\n    songs = 20\n    adds = 7\n    cuts = 9\n    songs + adds - cuts"},
+            {"question": "36 cups are put equally into 4 boxes. How many cups are in each box?",
+             "program": "def solution():\n    cups = 36\n    boxes = 4\n    return cups / boxes",
+             "draft": "def solution():\n    cups = 36\n    return cups / boxes"},
+            {"question": "A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?",
+             "program": "def solution():\n    parts = 3\n    minutes = 20\n    end = 5\n    return parts * minutes + end",
+             "draft": "def solution():\n    parts = 3\n    minutes = 20\n    end = 5\n    parts * minutes + end"},
         ]
 
     # ---- running and judging ----

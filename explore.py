@@ -43,7 +43,8 @@ import envs
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"  # embedded: comes from PyPI, see default_model
 NUCLEUS_PEEK = 64  # tokens looked at first when the nucleus is cut; the whole vocabulary only if they do not cover top_p
-PREFILL_TOKENS = 4096  # prompt tokens per prefill forward
+PREFILL_WIDTH = 256  # prompt tokens of a bin, at least; longer prompts have a bin of their own
+PREFILL_BINS = 16  # bins per forward
 
 
 # --------------------------------------------------------------------------------------- Model --
@@ -228,18 +229,80 @@ def random_stream(seed: int, key: tuple, count: int) -> np.ndarray:
     return np.random.default_rng([seed, zlib.crc32(repr(key).encode())]).random(count, dtype=np.float32)
 
 
+def share_roots(prompts: list[list[int]]) -> list[dict]:
+    """Group prompts that begin alike (a question and several drafts): {"root": ids, "branches": [ids], "order": [i]}.
+
+    A branch ends before its prompt's last token. Example: [1, 2, 3, 4, 9] and [1, 2, 3, 5, 6, 9] have the root [1, 2, 3]
+    and the branches [4] and [5, 6].
+    """
+    groups = []
+    for index in sorted(range(len(prompts)), key=lambda i: prompts[i]):  # neighbours in this order share the most
+        prompt = prompts[index]
+        if groups:
+            together = [prompts[i] for i in groups[-1]["order"]] + [prompt]
+            shared = common_prefix(together)
+            if 2 * shared >= min(map(len, together)):
+                groups[-1].update(root=prompt[:shared], order=groups[-1]["order"] + [index])
+                continue
+        groups.append({"root": prompt[:-1], "order": [index]})
+    for group in groups:
+        group["branches"] = [prompts[i][len(group["root"]):-1] for i in group["order"]]
+    return groups
+
+
+def size(sequence: dict) -> int:
+    """Tokens of a sequence: its root once, all its branches."""
+    return len(sequence["root"]) + sum(map(len, sequence["branches"]))
+
+
+def pack(sequences, width: int) -> list[list[dict]]:
+    """First-fit decreasing: put sequences into as few bins of `width` tokens as a greedy rule finds.
+
+    Example: sizes 5, 4, 3, 2 and width 7 give the bins (5, 2) and (4, 3).
+    """
+    bins = []
+    for sequence in sorted(sequences, key=size, reverse=True):
+        home = next((one for one in bins if sum(map(size, one)) + size(sequence) <= width), None)
+        bins.append([sequence]) if home is None else home.append(sequence)
+    return bins
+
+
+def collate(bins, device, start: int = 0) -> dict:
+    """Tensors of a batch of bins; used here to run prompts and in train.py to run training rows. W: the widest bin.
+
+    tokens, positions [bins, W]; mask [bins, 1, W, W], 0 where a token (row) may look at another (column), else -inf:
+    a branch sees its root and itself only, and its positions go on from the root's, which begin at `start`.
+    spans: per branch, in the order of the bins, the flat indices (root begin, root end, branch begin, branch end).
+    """
+    width = max(sum(map(size, one)) for one in bins)
+    tokens, positions = torch.zeros(2, len(bins), width, dtype=torch.long)
+    owner, segment = torch.full((2, len(bins), width), -1)  # sequence of the bin; 0 root, 1, 2, ... its branches
+    spans = []
+    for row, sequences in enumerate(bins):
+        at = 0
+        for number, sequence in enumerate(sequences):
+            root = (row * width + at, row * width + at + len(sequence["root"]))
+            for index, ids in enumerate([sequence["root"], *sequence["branches"]]):
+                here = slice(at, at + len(ids))
+                begin = start + (len(sequence["root"]) if index else 0)
+                tokens[row, here] = torch.tensor(ids, dtype=torch.long)
+                positions[row, here] = torch.arange(begin, begin + len(ids))
+                owner[row, here], segment[row, here] = number, index
+                if index:
+                    spans.append((*root, row * width + at, row * width + at + len(ids)))
+                at += len(ids)
+    seen = (owner[:, :, None] == owner[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
+    seen &= (segment[:, None, :] <= 0) | (segment[:, :, None] == segment[:, None, :])
+    mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)  # padding sees itself, so its softmax is defined
+    return {"tokens": tokens.to(device), "positions": positions.to(device), "mask": mask[:, None].to(device),
+            "spans": spans}
+
+
 @torch.inference_mode()
-def prefill(model, cache: Cache, prompts: list[list[int]], skip: int):
-    """Run prompts (token lists that follow the cached prefix of `skip` tokens); keys and values per layer."""
-    device = model.device
-    width = max(map(len, prompts))
-    tokens = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, :len(prompt)] = torch.tensor(prompt)  # padding lies to the right, where no real token looks
-    causal = torch.full((width, width), -torch.inf, device=device).triu(1)[None, None]
-    positions = torch.arange(skip, skip + width, device=device)[None].expand(len(prompts), -1)
+def prefill(model, cache: Cache, batch: dict) -> list:
+    """Run prompts behind the cached prefix; returns their keys and values, per layer [bins, kv_heads, W, head_dim]."""
     cache.fresh = []
-    model.get_decoder()(input_ids=tokens.to(device), attention_mask=causal, position_ids=positions,
+    model.get_decoder()(input_ids=batch["tokens"], attention_mask=batch["mask"], position_ids=batch["positions"],
                         past_key_values=cache, use_cache=True, cache=cache)
     fresh, cache.fresh = cache.fresh, None
     return fresh
@@ -260,10 +323,12 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     skip = common_prefix(ids) if len(ids) > 1 else 0
     cache = Cache(cache_dtype(model))
     if skip:
-        cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, [ids[0][:skip]], 0)]
+        batch = collate([[{"root": ids[0][:skip], "branches": []}]], device)
+        cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, batch)]
     # The last prompt token is left to the first decoding step, so prefill needs no vocabulary head.
+    # Sorted, so that prompts with the same beginning come together (see share_roots).
     waiting = collections.deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
-                           key=lambda item: len(item[0])))
+                                       key=lambda item: item[0]))
     length = max(len(prompt) for prompt, _ in waiting) + max_new_tokens
     slots = min(slots, sum(len(keys) for _, keys in requests))
     config = model.config.get_text_config()
@@ -280,7 +345,7 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     last = np.zeros(slots, dtype=np.int64)  # the newest token of each row, not yet run
 
     def admit():
-        """Fill free slots: prefill the next prompts in batches of similar length, copy each to its K slots."""
+        """Fill free slots: run the next prompts, what they share once, and copy each to its K slots."""
         taken, room = [], slots - len(rows)
         while waiting and room > 0:
             prompt, keys = waiting.popleft()
@@ -288,21 +353,28 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
             if len(keys) > room:
                 waiting.appendleft((prompt, keys[room:]))
             room -= len(taken[-1][1])
-        while taken:
-            count = 1
-            while count < len(taken) and (count + 1) * len(taken[count][0]) <= PREFILL_TOKENS:
-                count += 1
-            batch, taken = taken[:count], taken[count:]
-            first, repeats = len(rows), torch.tensor([len(keys) for _, keys in batch], device=device)
-            for prompt, keys in batch:
+        groups = share_roots([prompt for prompt, _ in taken])
+        bins = pack(groups, max(PREFILL_WIDTH, max(map(size, groups))))
+        for start in range(0, len(bins), PREFILL_BINS):
+            part = bins[start:start + PREFILL_BINS]
+            batch = collate(part, device, skip)
+            first, index = len(rows), []
+            places = [i for one in part for group in one for i in group["order"]]
+            for (root, root_end, branch, branch_end), i in zip(batch["spans"], places):
+                prompt, keys = taken[i]
                 for key in keys:
                     filled[len(rows)], last[len(rows)] = len(prompt) - 1, prompt[-1]
+                    index.append([*range(root, root_end), *range(branch, branch_end)])
                     rows.append({"key": key, "ids": [], "logprob": 0.0,
                                  "uniform": random_stream(seed, key, max_new_tokens)})
-            if len(batch[-1][0]) > 1:  # longest of the batch: is there anything to run before the last token?
-                for layer, pair in enumerate(prefill(model, cache, [prompt[:-1] or [0] for prompt, _ in batch], skip)):
-                    for slot, new in zip(cache.slots[layer], pair):
-                        slot[first:len(rows), :, :new.shape[2]] = new.repeat_interleave(repeats, dim=0)
+            longest = max(map(len, index))
+            if not longest:
+                continue
+            index = torch.tensor([one + [0] * (longest - len(one)) for one in index], device=device)
+            for layer, pair in enumerate(prefill(model, cache, batch)):
+                for slot, new in zip(cache.slots[layer], pair):  # new [bins, kv_heads, W, head_dim]
+                    flat = new.transpose(1, 2).flatten(0, 1)
+                    slot[first:len(rows), :, :longest] = flat[index].transpose(1, 2)
 
     def drop(row):
         """Free a slot: the last row moves into it."""

@@ -21,13 +21,14 @@ OUT="${OUT:-runs/$ENV}"               # everything of this run; another seed or 
 PYTHON="${PYTHON:-python3}"           # 3.11 or newer, makes .venv
 SETUP="${SETUP:-1}"                   # 0: no .venv, use $PYTHON as it is
 BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
-TEMPERATURE="${TEMPERATURE:-0.7}"     # of sampling
+TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
+TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
 ENOUGH="${ENOUGH:-0.6}"               # share of a level to solve before the next is let in; 0: all levels at once
-N1="${N1:-10}"                        # most positives per task to learn from
+N1="${N1:-4}"                         # most positives per task to learn from
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(5 150 96 8 72 3) ;;
+  math)  defaults=(5 160 96 5 72 2) ;;
   logic) defaults=(6 150 96 8 96 3) ;;
   web)   defaults=(4 100 100 5 96 3); N1="${N1_WEB:-2}" ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
@@ -77,7 +78,7 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
             LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
@@ -91,11 +92,11 @@ fi
 # stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, which means that it is finished
 stage() {
   local output="$1"; shift
-  [ -e "$output" ] || "$PYTHON" "$@"
+  [ -e "$output" ] || "$PYTHON" -W ignore "$@"
 }
 common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 sampling=(--bits "$BITS" --max-new-tokens "$MAX_NEW_TOKENS" ${MODEL:+--model "$MODEL"} "${common[@]}")
-explore_how=(--num-samples "$NUM_SAMPLES" --temperature "$TEMPERATURE")
+explore_how=(--num-samples "$NUM_SAMPLES")
 select_how=(--n1 "$N1" --n2 "$N2")
 pool=1
 case "$METHOD" in
@@ -134,6 +135,7 @@ last_pool=()           # empty in iteration 0, and always with METHOD=no-pool
 levels=()
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t"
+  temperature=(--temperature "$([ "$t" = 0 ] && echo "$TEMPERATURE_0" || echo "$TEMPERATURE")")
   mkdir -p "$it"
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
@@ -141,11 +143,11 @@ for ((t = 0; t < ITERS; t++)); do
     --iteration "$t" --enough "$ENOUGH" "${levels[@]}"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
-    --iteration "$t" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
+    --iteration "$t" "${temperature[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
   # 2. rewrite each of them
   if [ "$t" -ge "$REFINE_FROM" ]; then
     stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
-      --temperature "$TEMPERATURE" "${adapter[@]}" "${sampling[@]}"
+      "${temperature[@]}" "${adapter[@]}" "${sampling[@]}"
   else
     [ -e "$it/refined.jsonl" ] || : > "$it/refined.jsonl"   # no rewrites in this iteration
   fi

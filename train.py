@@ -32,16 +32,15 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import envs
-import explore
+from explore import collate, load_model, pack, size
 
 HEAD_SLICE = 1024  # completion tokens whose logits [tokens, vocabulary] exist at once
-PAD = -1  # segment of padding; a prompt is segment 0, its completions are segments 1, 2, ...
 
 
 # ---------------------------------------------------------------------------------------- Data --
 
 def encode(rows, tokenizer, max_length: int) -> list[dict]:
-    """One sequence per prompt: {"prompt": ids, "completions": [ids, ...]}; completions end with the end token.
+    """One sequence per prompt: {"root": prompt ids, "branches": [completion ids, ...]}; completions end with the end token.
 
     Completions are cut at max_length tokens (prompt included); rows whose prompt alone is longer are left out.
     """
@@ -56,28 +55,22 @@ def encode(rows, tokenizer, max_length: int) -> list[dict]:
             continue
         endings = tokenizer(completions, add_special_tokens=False).input_ids
         endings = [(ids + [tokenizer.eos_token_id])[:max_length - len(prompt_ids)] for ids in endings]
-        encoded.append({"prompt": prompt_ids, "completions": endings})
+        encoded.append({"root": prompt_ids, "branches": endings})
     if left_out:
         print(f"train: {left_out} rows left out, their prompts have {max_length} tokens or more (--max-length)")
     return encoded
-
-
-def size(sequence: dict) -> int:
-    """Tokens of a sequence: its prompt once, all its completions."""
-    return len(sequence["prompt"]) + sum(map(len, sequence["completions"]))
 
 
 def split_wide(sequences, most_completions: int, widest: int) -> list[dict]:
     """Cut sequences with many completions into several, so that no step is dominated by one task."""
     parts = []
     for sequence in sequences:
-        part = {"prompt": sequence["prompt"], "completions": []}
-        for completion in sequence["completions"]:
-            if part["completions"] and (len(part["completions"]) == most_completions
-                                        or size(part) + len(completion) > widest):
+        part = {"root": sequence["root"], "branches": []}
+        for completion in sequence["branches"]:
+            if part["branches"] and (len(part["branches"]) == most_completions or size(part) + len(completion) > widest):
                 parts.append(part)
-                part = {"prompt": sequence["prompt"], "completions": []}
-            part["completions"].append(completion)
+                part = {"root": sequence["root"], "branches": []}
+            part["branches"].append(completion)
         parts.append(part)
     return parts
 
@@ -89,58 +82,10 @@ def make_steps(sequences, batch_size: int, epochs: int, seed: int) -> list[list[
         rng.shuffle(sequences)
         steps.append([])
         for sequence in list(sequences):
-            if sum(len(s["completions"]) for s in steps[-1]) >= batch_size:
+            if sum(len(s["branches"]) for s in steps[-1]) >= batch_size:
                 steps.append([])
             steps[-1].append(sequence)
     return steps
-
-
-def pack(sequences, width: int) -> list[list[dict]]:
-    """First-fit decreasing: put sequences into as few bins of `width` tokens as a greedy rule finds.
-
-    Example: sizes 5, 4, 3, 2 and width 7 give the bins (5, 2) and (4, 3).
-    """
-    bins = []
-    for sequence in sorted(sequences, key=size, reverse=True):
-        home = next((one for one in bins if sum(map(size, one)) + size(sequence) <= width), None)
-        bins.append([sequence]) if home is None else home.append(sequence)
-    return bins
-
-
-def collate(bins, device) -> dict:
-    """Tensors of a micro-batch of bins. W is the longest bin, N the number of completion tokens.
-
-    tokens, positions [bins, W]; mask [bins, 1, W, W], 0 where a token (row) may look at another (column), else -inf;
-    source [N] where in the flattened hidden states the prediction of a completion token is made; target [N] its id.
-    """
-    width = max(sum(map(size, one)) for one in bins)
-    tokens = torch.zeros(len(bins), width, dtype=torch.long)
-    positions = torch.zeros(len(bins), width, dtype=torch.long)
-    owner = torch.full((len(bins), width), PAD)  # which sequence of the bin a token belongs to
-    segment = torch.full((len(bins), width), PAD)
-    source, target = [], []
-    for row, sequences in enumerate(bins):
-        at = 0
-        for number, sequence in enumerate(sequences):
-            start, last_of_prompt = at, row * width + at + len(sequence["prompt"]) - 1
-            for index, ids in enumerate([sequence["prompt"], *sequence["completions"]]):
-                end = at + len(ids)
-                tokens[row, at:end] = torch.tensor(ids)
-                begin = 0 if index == 0 else len(sequence["prompt"])
-                positions[row, at:end] = torch.arange(begin, begin + len(ids))
-                segment[row, at:end] = index
-                if index:
-                    source += [last_of_prompt, *range(row * width + at, row * width + end - 1)]
-                    target += ids
-                at = end
-            owner[row, start:at] = number
-    same = owner[:, :, None] == owner[:, None, :]
-    visible = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
-    mask = same & visible & torch.ones(width, width, dtype=torch.bool).tril()
-    mask |= torch.eye(width, dtype=torch.bool)  # padding looks at itself, so that its softmax is defined
-    mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-    return {"tokens": tokens.to(device), "positions": positions.to(device), "mask": mask[:, None].to(device),
-            "source": torch.tensor(source, device=device), "target": torch.tensor(target, device=device)}
 
 
 # ------------------------------------------------------------------------------------ Training --
@@ -150,15 +95,18 @@ def loss_sum(model, batch: dict) -> torch.Tensor:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     hidden = base.get_decoder()(input_ids=batch["tokens"], position_ids=batch["positions"],
                                 attention_mask=batch["mask"].to(base.dtype), use_cache=False).last_hidden_state
-    hidden = hidden.flatten(0, 1)[batch["source"]]
+    # A completion's first token is predicted where its prompt ends, every other one at the token before it.
+    source = [place for _, prompt_end, begin, end in batch["spans"] for place in (prompt_end - 1, *range(begin, end - 1))]
+    target = [place for _, _, begin, end in batch["spans"] for place in range(begin, end)]
+    hidden, target = hidden.flatten(0, 1)[source], batch["tokens"].flatten()[target]
     head = base.get_output_embeddings()
 
     def slice_loss(states, target):
         return F.cross_entropy(head(states).float(), target, reduction="sum")
 
-    slices = zip(hidden.split(HEAD_SLICE), batch["target"].split(HEAD_SLICE))
+    slices = zip(hidden.split(HEAD_SLICE), target.split(HEAD_SLICE))
     if len(hidden) <= HEAD_SLICE:
-        return slice_loss(hidden, batch["target"])
+        return slice_loss(hidden, target)
     return sum(checkpoint(slice_loss, states, target, use_reentrant=False) for states, target in slices)
 
 
@@ -206,7 +154,7 @@ def train(model, steps, args):
     for number, step in enumerate(steps):
         for group in optimizer.param_groups:
             group["lr"] = args.learning_rate * learning_rate_at(number, len(steps), args.warmup)
-        count = sum(len(ids) for sequence in step for ids in sequence["completions"])
+        count = sum(len(ids) for sequence in step for ids in sequence["branches"])
         bins = pack(step, max(args.width, max(map(size, step))))
         per_micro = max(1, args.micro_tokens // max(args.width, max(map(size, step))))
         total = 0.0
@@ -242,7 +190,7 @@ def parse_args(argv=None):
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="5e-4 to 2e-3 for 135M, 1e-4 to 2e-4 for 7B")
     parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps in which the rate rises")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the rows; 1 to 4")
-    parser.add_argument("--batch-size", type=int, default=16, help="completions per optimiser step")
+    parser.add_argument("--batch-size", type=int, default=8, help="completions per optimiser step")
     parser.add_argument("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
     parser.add_argument("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
     parser.add_argument("--micro-tokens", type=int, default=2048, help="tokens per forward pass; fewer need less memory")
@@ -260,7 +208,7 @@ def main(argv=None):
     rows = [row for path in args.inputs
             for row in envs.read_jsonl(path, require=("prompt", "completion"), limit=args.limit)]
     torch.manual_seed(args.seed)
-    model, tokenizer = explore.load_model(args.model, bits=args.bits, merge=False)
+    model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     model = add_lora(model, args)
     sequences = split_wide(encode(rows, tokenizer, args.max_length), args.batch_size, args.max_length)
     steps = make_steps(sequences, args.batch_size, args.epochs, args.seed)

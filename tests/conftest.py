@@ -1,6 +1,7 @@
 """What the tests share: a model so small that it is made on the spot, and ways to load and start the stages."""
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -52,13 +53,22 @@ def tiny_model(tmp_path_factory):
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, pad_token_id=0, bos_token_id=None))
-    texts = [f"{fence}```python\ndef solution():\n    return {digit}\n```" for digit in range(1, 10)
-             for fence in ("Question: How many?\n", "Question: How many are left?\n```python\n    return 3\n```\nRefined:\n")]
-    rows = [tokenizer(text).input_ids + [0] for text in texts]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(150):
-        row = torch.tensor([rows[step % len(rows)], ])
-        model(input_ids=row, labels=row).loss.backward()
+    rng, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=4e-3)
+
+    def example():
+        digit, name = rng.randint(1, 9), rng.choice(["x", "nuts", "left"])
+        short, long = f"    return {digit}", f"    {name} = {digit}\n    return {name}"
+        draft = f"def solution():\n    return {rng.randint(1, 9)}\n```\nRefined:\n```python\n" if rng.random() < 0.3 else ""
+        return (f"Question: {rng.choice('ABCD')} {'had some nuts. ' * rng.randint(0, 2)}How many?\n```python\n{draft}",
+                f"def solution():\n{rng.choice([short, long])}\n```")
+    for _ in range(250):
+        ids, labels = [], []
+        for _ in range(rng.choice([1, 1, 2, 4])):  # several after one another, as in a few-shot prompt
+            question, answer = (tokenizer(text).input_ids for text in example())
+            gap = tokenizer("\n\n").input_ids
+            ids += question + answer + gap
+            labels += [-100] * len(question) + answer + [-100] * len(gap)
+        model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     folder = tmp_path_factory.mktemp("models") / "tiny"

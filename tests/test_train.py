@@ -46,14 +46,14 @@ def test_loss_and_gradient_equal_the_plain_ones(tiny_model, monkeypatch, width, 
     bins = train.pack(sequences, max(width, max(map(train.size, sequences))))
     loss = train.loss_sum(model, batch := train.collate(bins, "cpu"))
     grad, = torch.autograd.grad(loss, weight)
-    assert len(batch["target"]) == count
+    assert sum(end - begin for _, _, begin, end in batch["spans"]) == count
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert torch.allclose(grad, wanted_grad, rtol=1e-3, atol=1e-5)
 
 
 def test_a_completion_sees_its_prompt_and_itself_only():
     """Prompt (P P) and completions (A), (B B): the rows of the mask by hand; positions go on from the prompt's."""
-    batch = train.collate([[{"prompt": [5, 6], "completions": [[7], [8, 9]]}]], "cpu")
+    batch = train.collate([[{"root": [5, 6], "branches": [[7], [8, 9]]}]], "cpu")
     seen = (batch["mask"][0, 0] == 0).int().tolist()
     assert seen == [[1, 0, 0, 0, 0],
                     [1, 1, 0, 0, 0],
@@ -61,12 +61,11 @@ def test_a_completion_sees_its_prompt_and_itself_only():
                     [1, 1, 0, 1, 0],   # B
                     [1, 1, 0, 1, 1]]   # B B
     assert batch["positions"].tolist() == [[0, 1, 2, 2, 3]]
-    # the prompt's last token (index 1) predicts the first token of both completions
-    assert batch["source"].tolist() == [1, 1, 3] and batch["target"].tolist() == [7, 8, 9]
+    assert batch["spans"] == [(0, 2, 2, 3), (0, 2, 3, 5)]
 
 
 def test_packing_by_hand():
-    sequences = [{"prompt": [0] * (n - 1), "completions": [[0]]} for n in (2, 3, 4, 5)]
+    sequences = [{"root": [0] * (n - 1), "branches": [[0]]} for n in (2, 3, 4, 5)]
     assert [[train.size(one) for one in bin] for bin in train.pack(sequences, 7)] == [[5, 2], [4, 3]]
 
 
@@ -77,11 +76,11 @@ def test_learning_rate_by_hand():
 
 
 def test_every_row_is_seen_once_an_epoch():
-    sequences = [{"prompt": [i], "completions": [[i]] * n} for i, n in enumerate((1, 5, 2, 3, 1))]
+    sequences = [{"root": [i], "branches": [[i]] * n} for i, n in enumerate((1, 5, 2, 3, 1))]
     steps = train.make_steps(train.split_wide(sequences, 4, 1000), batch_size=4, epochs=2, seed=0)
-    seen = [ids[0] for step in steps for sequence in step for ids in sequence["completions"]]
+    seen = [ids[0] for step in steps for sequence in step for ids in sequence["branches"]]
     assert sorted(seen) == sorted([0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4] * 2)
-    assert max(sum(len(s["completions"]) for s in step) for step in steps) < 2 * 4
+    assert max(sum(len(s["branches"]) for s in step) for step in steps) < 2 * 4
 
 
 @pytest.fixture
