@@ -463,8 +463,10 @@ def generate_all(model, tokenizer, requests, slots: int, tick=lambda: None, **op
             print(f"explore: out of memory, going on with {slots} rows at once", file=sys.stderr)
 
 
-def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_record) -> dict:
-    """Sample for every item and write the records batch by batch, so that a killed run continues; returns counts.
+def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_record, amend=None):
+    """Sample for every item and write the records batch by batch, so that a killed run continues.
+
+    amend(model, tokenizer, records) may change the records of a batch before they are written.
 
     A batch is what a kill can lose: its rows are written together. Batches are fixed by the input alone, because
     rounding depends on what is computed together, and a continued run must end with the same file.
@@ -479,7 +481,6 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
     per_batch = max(1, args.batch_size // num_samples)  # items
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "metrics", "inputs")}
     settings |= {"stage": stage, "inputs": envs.fingerprint(*args.inputs), "adapter": adapter_fingerprint(args.adapter)}
-    tokens = 0
     with envs.Output(args.out, settings, unit=per_batch * num_samples) as out:
         records = list(out.done)
         if len(records) < len(items) * num_samples:
@@ -503,6 +504,8 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                         text, logprob, count = results[row_key(stage, args, items[i], k)]
                         lines.append(make_record(items[i], k) | {
                             "program": envs.parse_program(text), "logprob": round(logprob, 6), "tokens": count})
+                if amend:
+                    amend(model, tokenizer, lines)
                 out.write(*lines)
                 records += lines
             bar.close()
@@ -514,7 +517,6 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
         envs.add_metrics(args.metrics, counts)
     print(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {tokens:,} tokens "
           f"({tokens / seconds:,.0f}/s), mean log-probability {counts['logprob']:.2f}, {seconds:.0f} s -> {args.out}")
-    return counts
 
 
 def row_key(stage: str, args, item: dict, k: int) -> tuple:

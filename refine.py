@@ -20,8 +20,24 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 import envs
 import explore
+
+
+@torch.inference_mode()
+def rescore(model, tokenizer, records):
+    """Set `logprob` to the mean log p_t(token of ã | x, before), as if explore.py had sampled ã; `tokens` likewise."""
+    model.set_attn_implementation("prefix_attention")
+    for record in records:
+        prompt = tokenizer(envs.solve_prompt(record)).input_ids
+        program = tokenizer(envs.completion(record["program"]), add_special_tokens=False).input_ids
+        batch = explore.collate([[{"root": prompt + program, "branches": []}]], model.device)
+        logits = model(input_ids=batch["tokens"], attention_mask=batch["mask"], position_ids=batch["positions"],
+                       use_cache=False).logits[0, len(prompt) - 1:-1].float()
+        logprobs = logits.log_softmax(-1).gather(1, torch.tensor(program, device=model.device)[:, None])
+        record.update(logprob=round(logprobs.mean().item(), 6), tokens=len(program))
 
 
 def parse_args(argv=None):
@@ -39,7 +55,8 @@ def main(argv=None):
     explore.sample_to_file(
         args, "refine", candidates, num_samples=1,
         make_prompt=lambda record: envs.refine_prompt(record, record["program"], args.few_shot),
-        make_record=lambda record, k: record | {"source": "refine", "reference": record["program"]})
+        make_record=lambda record, k: record | {"source": "refine", "reference": record["program"]},
+        amend=rescore if args.rescore else None)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,15 @@ def test_explore_then_refine(tmp_path, task_file, tiny_model):
         assert rewrite["reference"] == record["program"] and rewrite["source"] == "refine"
     assert len(rewrites) == len(records)
 
+    # --rescore: r̃ becomes log p(ã | x), whatever the draft was, so it can be compared with r
+    done = run_stage("refine", "--in", out, "--out", tmp_path / "rescored", "--model", tiny_model, "--max-new-tokens", 40,
+                     "--rescore", "--bits", 32)
+    assert done.returncode == 0, done.stderr
+    model, tokenizer = explore.load_model(tiny_model, bits=32)
+    for record in envs.read_jsonl(tmp_path / "rescored"):
+        ids = tokenizer(envs.completion(record["program"])).input_ids
+        assert record["logprob"] == pytest.approx(plain_logprob(model, tokenizer, envs.solve_prompt(record), ids), abs=1e-3)
+
 
 def test_greedy_is_one_program_per_task_and_repeatable(tmp_path, task_file, tiny_model):
     for name in ("a", "b"):
