@@ -1,0 +1,187 @@
+"""How fast is each stage, beside what a user would take instead? One run, the same work, a table with ratios, JSON.
+
+    python tests/bench.py --out bench.json                  # embedded model; CPU, or CUDA when there is one
+    python -m pip install -r tests/bench-requirements.txt   # TRL, for the comparison of training (left out if missing)
+
+explore   generate() of explore.py against model.generate of transformers in 4-bit with the same prompts, sampling and
+          number of rows: useful tokens (to the closing fence or end token) per second, zero-shot and few-shot
+refine    tokens per second of the rewrites, whose prompts share the question
+train     completion tokens per second of train.py against TRL's SFTTrainer: same rows, rank, batch, 4 bits, one epoch
+reward    programs per second: tests/bench_reward.py
+
+Machines are noisy: every pair is measured in turn --repeats times and the medians are compared.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import envs
+import explore
+import train
+
+NUM_TASKS, NUM_SAMPLES, MAX_NEW_TOKENS = 32, 4, 72
+
+
+def math_tasks(count: int) -> list[dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tasks.jsonl"
+        envs.main(["make", "--env", "math", "--num", str(count), "--seed", "100", "--out", str(path)])
+        return envs.read_jsonl(path)
+
+
+def useful_tokens(tokenizer, ids, end_tokens) -> int:
+    """Tokens up to the closing fence or the end token: what explore.py would have kept."""
+    for count in range(1, len(ids) + 1):
+        if ids[count - 1] in end_tokens or "\n```" in tokenizer.decode(ids[:count]):
+            return count
+    return len(ids)
+
+
+def plain_generate(model, tokenizer, prompts) -> tuple[int, float]:
+    """transformers as people use it: K copies of each prompt, padded left, stop at the fence; (useful tokens, s)."""
+    tokenizer.padding_side = "left"
+    batch = tokenizer([prompt for prompt in prompts for _ in range(NUM_SAMPLES)], padding=True, return_tensors="pt")
+    batch = batch.to(model.device)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        out = model.generate(**batch, do_sample=True, temperature=0.7, top_p=0.95, top_k=0, max_new_tokens=MAX_NEW_TOKENS,
+                             pad_token_id=tokenizer.pad_token_id, stop_strings=["\n```"], tokenizer=tokenizer)
+    seconds = time.perf_counter() - started
+    end = {tokenizer.eos_token_id}
+    return sum(useful_tokens(tokenizer, row[batch.input_ids.shape[1]:].tolist(), end) for row in out), seconds
+
+
+def our_generate(model, tokenizer, prompts, num_samples=NUM_SAMPLES) -> tuple[int, float]:
+    requests = [(prompt, [(number, k) for k in range(num_samples)]) for number, prompt in enumerate(prompts)]
+    started = time.perf_counter()
+    results = explore.generate_all(model, tokenizer, requests, slots=256, max_new_tokens=MAX_NEW_TOKENS)
+    return sum(count for *_, count in results.values()), time.perf_counter() - started
+
+
+def bench_explore(model_name, repeats: int) -> list[dict]:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    ours, tokenizer = explore.load_model(model_name)
+    plain = AutoModelForCausalLM.from_pretrained(
+        model_name or explore.default_model(), dtype=torch.bfloat16, device_map={"": ours.device},
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
+                                               bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16))
+    tasks, rows = math_tasks(NUM_TASKS), []
+    for name, few_shot in (("zero-shot", False), ("few-shot", True)):
+        prompts = [envs.solve_prompt(task, few_shot) for task in tasks]
+        runs = [(our_generate(ours, tokenizer, prompts), plain_generate(plain, tokenizer, prompts))
+                for _ in range(repeats)]
+        rows.append({"stage": f"explore {name}, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s",
+                     "ours": statistics.median(count / seconds for (count, seconds), _ in runs),
+                     "plain": statistics.median(count / seconds for _, (count, seconds) in runs),
+                     "against": "model.generate, 4-bit"})
+    drafts = [f"def solution():\n    a = {k}\n    b = 7\n    return a + b" for k in range(NUM_SAMPLES)]
+    prompts = [envs.refine_prompt(task, draft) for task in tasks for draft in drafts]
+    runs = [our_generate(ours, tokenizer, prompts, 1) for _ in range(repeats)]
+    rows.append({"stage": f"refine, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s",
+                 "ours": statistics.median(count / seconds for count, seconds in runs)})
+    return rows
+
+
+def training_rows() -> list[dict]:
+    """Rows as select.py makes them: 1 to 4 solutions a task, and a repaired mistake for every other task."""
+    rows = []
+    for number, task in enumerate(math_tasks(48)):
+        program = f"def solution():\n    first = {number}\n    second = 7\n    return first + second"
+        for k in range(1 + number % 4):
+            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(program.replace("first", f"x{k}"))})
+        if number % 2:
+            rows.append({"prompt": envs.refine_prompt(task, program), "completion": envs.completion(program)})
+    return rows
+
+
+def bench_train(model_name, repeats: int) -> list[dict]:
+    rows, results = training_rows(), {"ours": [], "plain": []}
+    for _ in range(repeats):
+        args = train.parse_args(["--in", "-", "--out", "-", "--epochs", "1"])
+        model, tokenizer = explore.load_model(model_name, merge=False)
+        model = train.add_lora(model, args)
+        sequences = train.split_wide(train.encode(rows, tokenizer, args.max_length), args.batch_size, args.max_length)
+        completion_tokens = sum(len(ids) for sequence in sequences for ids in sequence["branches"])
+        started = time.perf_counter()
+        train.train(model, train.make_steps(sequences, args.batch_size, 1, 0), args)
+        results["ours"].append(completion_tokens / (time.perf_counter() - started))
+        seconds = trl_seconds(model_name, rows, args)
+        if seconds:
+            results["plain"].append(completion_tokens / seconds)
+    row = {"stage": f"train, {len(rows)} rows", "unit": "completion tokens/s", "ours": statistics.median(results["ours"])}
+    if results["plain"]:
+        row |= {"plain": statistics.median(results["plain"]), "against": "TRL SFTTrainer, QLoRA"}
+    if torch.cuda.is_available():
+        row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return [row]
+
+
+def trl_seconds(model_name, rows, args) -> float | None:
+    """Seconds of SFTTrainer for one epoch with the same adapter, batch and rate; None without TRL."""
+    try:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+    except ImportError:
+        return None
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    name = model_name or explore.default_model()
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16, quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model, processing_class=AutoTokenizer.from_pretrained(name), train_dataset=Dataset.from_list(rows),
+            peft_config=LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear",
+                                   task_type="CAUSAL_LM"),
+            args=SFTConfig(output_dir=folder, per_device_train_batch_size=args.batch_size, num_train_epochs=1, bf16=True,
+                           learning_rate=args.learning_rate, max_length=args.max_length, report_to=[], save_strategy="no",
+                           disable_tqdm=True, logging_strategy="no", gradient_checkpointing=torch.cuda.is_available()))
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=None, help="hub name or folder; nothing means the embedded model")
+    parser.add_argument("--only", choices=("explore", "train", "reward"), default=None, help="one part alone")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", default=None, help="file to write the figures to, as JSON")
+    args = parser.parse_args(argv)
+    rows = []
+    if args.only in (None, "explore"):
+        rows += bench_explore(args.model, args.repeats)
+    if args.only in (None, "train"):
+        rows += bench_train(args.model, args.repeats)
+    if args.only in (None, "reward"):
+        import bench_reward
+        figures = bench_reward.bench_reward()
+        rows.append({"stage": "reward, 2,000 programs", "unit": "programs/s", "ours": figures["sandbox: programs/s"],
+                     "plain": figures["subprocess with limits: programs/s"], "against": "one subprocess per program"})
+        rows.append({"stage": "reward, all figures", "unit": "see the JSON", "ours": 0, "figures": figures})
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"\n{'':32} {'ours':>9} {'plain':>9} {'ratio':>6}   ({machine})")
+    for row in rows:
+        if "figures" in row:
+            continue
+        plain, ratio = row.get("plain"), row["ours"] / row["plain"] if row.get("plain") else None
+        print(f"{row['stage']:32} {row['ours']:9,.0f} {plain or 0:9,.0f} {ratio or 0:6.1f}   {row['unit']}, "
+              f"against {row.get('against', 'nothing')}")
+    if args.out:
+        envs.write_whole(args.out, json.dumps({"machine": machine, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
