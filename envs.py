@@ -50,20 +50,16 @@ import itertools
 import json
 import math
 import os
-import queue
 import random
 import re
 import resource
 import select
 import shutil
 import signal
+import site
 import stat
 import struct
-import subprocess
 import sys
-import sysconfig
-import tempfile
-import threading
 import time
 import xml.etree.ElementTree
 from pathlib import Path
@@ -292,6 +288,8 @@ class Caller:
 
     def __init__(self, **settings):
         self.settings = settings
+        import queue, tempfile  # here, and in start(), not at the top: a server forks the faster the less is in it
+        self.scratch = tempfile.mkdtemp(prefix="sandbox-")
         self.servers = {}                    # modules that it has imported -> server process
         self.inbox = queue.SimpleQueue()     # (process, number, status, text) from all servers
         self.flying = {}                     # number -> (process, job): sent, not yet answered
@@ -304,11 +302,12 @@ class Caller:
         return not self.suspects and len(self.flying) < 2 * SLEEPERS * self.settings["workers"]
 
     def start(self, modules):
+        import subprocess, threading
         clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": str(self.settings["seed"]),
                  "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         # -s -P and a clean environment isolate as well as -I does, and keep the hash seed: same seed, same results.
         process = subprocess.Popen([sys.executable, "-s", "-P", str(HERE / "envs.py"), "serve",
-                                    json.dumps({**self.settings, "modules": modules})],
+                                    json.dumps({**self.settings, "scratch": self.scratch, "modules": modules})],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True, env=clean)
         threading.Thread(target=self.listen, args=(process,), daemon=True).start()
         return process
@@ -339,6 +338,7 @@ class Caller:
 
     def receive(self):
         """Wait for one message and file it."""
+        import queue
         if self.suspects and not self.flying:  # one at a time, so that the one that kills servers is told apart
             self.send(*self.suspects.pop(0))
         try:
@@ -377,17 +377,18 @@ class Caller:
                 process.stdin.close()  # at the end of its jobs a server kills its children and ends
         for process in self.servers.values():
             process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 # The server: everything from here to the end of the chapter runs in `python envs.py serve`.
 
-def serve(timeout, workers, memory_mb, seed, modules):
+def serve(timeout, workers, memory_mb, seed, scratch, modules):
     """Fork a child for every job that arrives on stdin; write (number, status, text) to stdout when it has ended."""
     for name in [*COMMON, *modules]:
         with contextlib.suppress(ImportError):  # a program that needs it will say so
             importlib.import_module(name)
     slots = workers * (SLEEPERS + 1)
-    jail = Jail(timeout, memory_mb, seed, max_fds=64 + 2 * slots)
+    jail = Jail(timeout, memory_mb, seed, scratch, max_fds=64 + 2 * slots)
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)  # the death of a child ends select() below
@@ -397,7 +398,7 @@ def serve(timeout, workers, memory_mb, seed, modules):
     gc.disable()
     reply(HELLO, b"o", jail.describe())
 
-    running, waiting, buffer = {}, collections.deque(), bytearray()
+    running, waiting, buffer, next_look = {}, collections.deque(), bytearray(), 0.0
     while True:
         while waiting and len(running) < slots and sum(not run.asleep for run in running.values()) < workers:
             run = Run(jail, *waiting.popleft())
@@ -412,11 +413,13 @@ def serve(timeout, workers, memory_mb, seed, modules):
                 break
             buffer += data
             waiting.extend(take_jobs(buffer))
-        for run in running.values():
-            run.look()
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + TICK
+            for run in running.values():
+                run.look()
     for run in running.values():
         run.kill()
-    shutil.rmtree(jail.base, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)  # also when the caller was killed and cannot do it
 
 
 def reply(number, status, text):
@@ -448,10 +451,24 @@ def reap(running):
             if pid in running:  # else it was an orphan of some program
                 reply(*running.pop(pid).finish(status, usage))
     # The server is sub-reaper: processes that left their group (setsid, double fork) became its own children.
-    with contextlib.suppress(OSError):
-        for pid in map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()):
-            if pid not in running:
+    for pid in map(int, proc_fields(f"self/task/{os.getpid()}/children")):
+        if pid not in running:
+            with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def proc_fields(path) -> list[bytes]:
+    """The words of a file under /proc; [] where there is none. (With open() it would touch, so copy, 100 pages more.)"""
+    try:
+        file = os.open(f"/proc/{path}", os.O_RDONLY)
+    except OSError:
+        return []
+    try:
+        return os.read(file, 4096).split()
+    except OSError:  # the process has gone
+        return []
+    finally:
+        os.close(file)
 
 
 class Run:
@@ -459,14 +476,14 @@ class Run:
 
     def __init__(self, jail, number, data):
         self.jail, self.number, self.verdict = jail, number, None
-        self.folder = tempfile.mkdtemp(dir=jail.base)
+        self.place = self.folder, _ = jail.take_place()
         self.token = os.urandom(16)  # opens the message, so that bytes sprayed on all descriptors are not taken for one
         self.pipe, write = os.pipe()
         self.start = self.looked = time.monotonic()
         self.busy, self.asleep = 0.0, False
         self.pid = os.fork()
         if self.pid == 0:
-            run_child(jail, data, self.folder, self.token, write)
+            run_child(jail, data, self.place, self.token, write)
         os.close(write)
         os.set_blocking(self.pipe, False)
 
@@ -480,24 +497,17 @@ class Run:
         wall, window = now - self.start, now - self.looked
         if wall < TICK:
             return
-        try:
-            used, queued = (int(ns) / 1e9 for ns in Path(f"/proc/{self.pid}/schedstat").read_text().split()[:2])
-        except (OSError, ValueError):  # a kernel without it: the wall clock alone decides
-            used, queued = wall, 0.0
+        # A kernel without the file: as if it had computed all the time, so the wall clock alone decides.
+        used, queued = (int(ns) / 1e9 for ns in proc_fields(f"{self.pid}/schedstat")[:2] or (wall * 1e9, 0))
         if window > 4 * TICK:
-            self.asleep = used + queued - self.busy < 0.1 * window and self.is_small()
+            # Sleepers that hold much memory must not pile up: they keep their core.
+            resident = int((proc_fields(f"{self.pid}/statm") or [0, 0])[1]) * resource.getpagesize()
+            self.asleep = used + queued - self.busy < 0.1 * window and resident < self.jail.small
             self.busy, self.looked = used + queued, now
         if wall - queued >= self.jail.timeout or wall >= PATIENCE * self.jail.timeout:
             self.kill(b"t", f"no answer within {self.jail.timeout:g} s")
         elif len(os.listdir(self.folder)) > FILES:
             self.kill(b"e", f"more than {FILES} files in its scratch directory")
-
-    def is_small(self):
-        """Sleepers that hold much memory must not pile up: they keep their core."""
-        with contextlib.suppress(OSError, ValueError):
-            resident = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize()
-            return resident < self.jail.small
-        return False
 
     def kill(self, status=b"e", text="killed"):
         self.verdict = (status, text)
@@ -514,10 +524,7 @@ class Run:
         except BlockingIOError:  # empty, and held open by something it left behind
             message = b""
         os.close(self.pipe)
-        try:
-            os.rmdir(self.folder)
-        except OSError:  # not empty
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self.jail.give_back(self.place)
         code = os.waitstatus_to_exitcode(status)
         if code == 0 and message[:16] == self.token and message[16:17] in (b"o", b"e"):
             return self.number, message[16:17], message[17:].decode("utf-8", "replace")
@@ -530,12 +537,12 @@ class Run:
         return self.number, b"e", f"ended without stating an answer ({how})"
 
 
-def run_child(jail, data, folder, token, pipe, write=os.write, leave=os._exit):
+def run_child(jail, data, place, token, pipe, write=os.write, leave=os._exit):
     """The child, from fork to death. What it needs after the program ran is bound before the program can patch it."""
     status = b"e"
     try:
         try:
-            jail.enter(folder, pipe)
+            jail.enter(*place, pipe)
             job = json.loads(data)
             text = ENVS[job["env"]].run(job.pop("program"), job).encode("utf-8", "replace")
             status = b"o"
@@ -564,10 +571,12 @@ class Jail:
     both of these are tried in a child at the start: what fails is left out, and said.
     """
 
-    def __init__(self, timeout, memory_mb, seed, max_fds):
+    def __init__(self, timeout, memory_mb, seed, scratch, max_fds):
         self.timeout, self.memory_mb, self.seed, self.max_fds = timeout, memory_mb, seed, max_fds
-        self.base, self.server = tempfile.mkdtemp(prefix="sandbox-"), os.getpid()
-        size, resident = (int(n) * resource.getpagesize() for n in Path("/proc/self/statm").read_text().split()[:2])
+        self.base, self.server = f"{scratch}/{os.getpid()}", os.getpid()
+        os.mkdir(self.base)
+        self.places, self.made = [], 0
+        size, resident = (int(pages) * resource.getpagesize() for pages in proc_fields("self/statm")[:2])
         self.small = resident + (32 << 20)
         self.limits = {
             resource.RLIMIT_AS: size + (memory_mb << 20),    # beside what the server has mapped
@@ -582,11 +591,36 @@ class Jail:
         prctl(PR_SET_DUMPABLE, 0)  # children inherit it: none can trace or look into another, or into the server
         self.abi = max(0, system_call(LANDLOCK_CREATE_RULESET, 0, 0, 1))
         self.readable = [os.open(path, os.O_PATH) for path in READABLE if os.path.exists(path)] if self.abi else []
-        self.landlock = bool(self.abi) and self.works(lambda: self.confine_files(self.base))
-        self.filter = seccomp_filter(files=self.landlock)
-        self.seccomp = bool(self.filter) and self.works(self.confine_calls)
+        self.landlock = bool(self.abi) and self.works(
+            lambda: check(system_call(LANDLOCK_RESTRICT_SELF, self.make_ruleset(self.base), 0)))
+        code = seccomp_filter(files=self.landlock)
+        self.code = ctypes.create_string_buffer(code, len(code))  # the kernel reads it at every child's entry
+        self.filter = struct.pack("@HP", len(code) // 8, ctypes.addressof(self.code))
+        self.seccomp = bool(code) and self.works(self.confine_calls)
         # Programs need no processes. Where seccomp does not forbid them the limit must; it counts threads as well.
         self.limits[resource.RLIMIT_NPROC] = 0 if not self.seccomp else 64 if os.geteuid() == 0 else 4096
+
+    def take_place(self):
+        """A scratch directory, and the Landlock rules that let a program write in it; used again if left empty."""
+        if self.places:
+            return self.places.pop()
+        self.made += 1
+        folder = f"{self.base}/{self.made}"
+        os.mkdir(folder)
+        return folder, self.make_ruleset(folder) if self.landlock else None
+
+    def give_back(self, place):
+        folder, ruleset = place
+        try:
+            clean = not os.listdir(folder)
+        except OSError:  # where no layer forbids it a program may have removed or closed it
+            clean = False
+        if clean:
+            self.places.append(place)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            if ruleset is not None:
+                os.close(ruleset)
 
     def works(self, layer) -> bool:
         pid = os.fork()
@@ -615,31 +649,29 @@ class Jail:
                        + "they cannot start threads")
         return layers
 
-    def enter(self, folder, pipe):
+    def enter(self, folder, ruleset, pipe):
         """In the child: from here on there is no way back."""
         os.setsid()
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.chdir(folder)
         if os.geteuid() == 0:
             # Limits on processes do not bind root. A real user id of its own makes them bind, while the effective
             # one still reads what root owns (a Python under /root); without capabilities that is all it can do.
             with contextlib.suppress(OSError):
                 os.setresuid(60_000 + os.getpid() % 5_000, 0, 0)
-            check(LIBC.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)))
+            check(LIBC.capset(NO_CAPABILITIES, bytes(24)))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the server dies, so does the child
         if os.getppid() != self.server:
             os._exit(1)
         check(prctl(PR_SET_NO_NEW_PRIVS, 1))
         if self.landlock:
-            self.confine_files(folder)
+            check(system_call(LANDLOCK_RESTRICT_SELF, ruleset, 0))
         null = os.open(os.devnull, os.O_RDWR)
         for old, new in ((null, 0), (null, 1), (null, 2), (pipe, RESULT_FD)):
             os.dup2(old, new)
-        os.closerange(RESULT_FD + 1, self.max_fds)
+        if system_call(CLOSE_RANGE, RESULT_FD + 1, 0xFFFFFFFF, 0) < 0:  # a kernel before 5.9
+            os.closerange(RESULT_FD + 1, self.max_fds)
         for kind, most in self.limits.items():
-            hard = resource.getrlimit(kind)[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
             resource.setrlimit(kind, (most, most))
         random.seed(self.seed)
         if "numpy" in sys.modules:
@@ -648,7 +680,7 @@ class Jail:
         if self.seccomp:
             self.confine_calls()
 
-    def confine_files(self, folder):
+    def make_ruleset(self, folder) -> int:
         """Landlock: read Python's own files and nothing else; write in the scratch directory; no TCP, no signals out."""
         every_right = (1 << (13, 14, 15, 15, 16)[min(self.abi, 5) - 1]) - 1
         attributes = struct.pack("=QQQ", every_right, 0b11, 0b11)  # files; bind, connect; abstract sockets, signals
@@ -661,25 +693,26 @@ class Jail:
             if not stat.S_ISDIR(kind):
                 rights = READ_FILE | WRITE_FILE if stat.S_ISCHR(kind) else READ_FILE
             check(system_call(LANDLOCK_ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, fd), 0))
-        check(system_call(LANDLOCK_RESTRICT_SELF, ruleset, 0))
+        os.close(here)
+        return ruleset
 
     def confine_calls(self):
         """seccomp: allow what an ordinary program needs; refuse the rest with "operation not permitted"."""
-        code = ctypes.create_string_buffer(self.filter, len(self.filter))
-        check(prctl(PR_SET_SECCOMP, 2, struct.pack("@HP", len(self.filter) // 8, ctypes.addressof(code))))
+        check(prctl(PR_SET_SECCOMP, 2, self.filter))
 
 
 # Numbers of the kernel's interface: system calls as (x86-64, arm64), None where a processor does not have one.
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0)  # header of capset: version 3, this process
 RESULT_FD = 3
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+CLOSE_RANGE = 436
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 WRITE_FILE, READ_FILE = 1 << 1, 1 << 2
 READ = READ_FILE | 1 << 3                                                   # and list directories
 SCRATCH = READ | WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14                     # and remove, make, truncate plain files
-READABLE = [*{sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-            f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
+READABLE = [os.path.dirname(os.__file__), *site.getsitepackages(), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
             "/usr/share/zoneinfo", "/dev/null", "/dev/zero", "/dev/urandom"]
 AUDIT_ARCH = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # machine -> (column below, the kernel's name)
 CALLS = dict(  # harmless in a child that holds nothing but its pipe and files that Landlock let it open
@@ -726,13 +759,20 @@ def seccomp_filter(files: bool) -> bytes:
                "ioctl": [no_terminal]} | ({"open": opens(1), "openat": opens(2)} if files else {})
     bodies = {name: [allow] for name in (CALLS | FILE_CALLS if files else CALLS)} | checked
     numbers = CALLS | FILE_CALLS | CHECKED_CALLS
-    program = [("load", 4), ("equal", arch, 1, 0), refuse, ("load", 0)]  # 4: the processor, 0: the call's number
-    for name, body in bodies.items():
-        if numbers[name][column] is not None:
-            program += [("equal", numbers[name][column], 0, len(body)), *body]  # not this one: jump over the body
-    codes = {"load": 0x20, "and": 0x54, "equal": 0x15, "any bit": 0x45, "return": 0x06}
+    leaves = sorted((numbers[name][column], body) for name, body in bodies.items() if numbers[name][column] is not None)
+
+    def search(leaves):  # binary: the kernel runs the filter once per call that exists when it is installed
+        if len(leaves) == 1:
+            (number, body), = leaves
+            return [("equal", number, 0, len(body)), *body, refuse]
+        middle = len(leaves) // 2
+        below, above = search(leaves[:middle]), search(leaves[middle:])
+        return [("at least", leaves[middle][0], len(below), 0), *below, *above]
+
+    program = [("load", 4), ("equal", arch, 1, 0), refuse, ("load", 0), *search(leaves)]  # 4: processor, 0: number
+    codes = {"load": 0x20, "and": 0x54, "equal": 0x15, "at least": 0x35, "any bit": 0x45, "return": 0x06}
     return b"".join(struct.pack("=HBBI", codes[name], *(jumps or (0, 0)), value)
-                    for name, value, *jumps in [*program, refuse])
+                    for name, value, *jumps in program)
 
 
 def system_call(number, *arguments) -> int:
@@ -996,13 +1036,13 @@ class Math:
         if issubclass(kind, complex) and value.imag == 0:
             return repr(value.real)
         if issubclass(kind, str):
-            return " ".join(value.split())[:300]
+            return " ".join(str.split(value))[:300]
         if issubclass(kind, decimal.Decimal):
             return str(value)
         if issubclass(kind, fractions.Fraction):
             return f"{Math.plain(value.numerator)}/{Math.plain(value.denominator)}"
         if library == "numpy" and getattr(value, "size", 0) == 1 and depth < 3:
-            return Math.plain(value.item() if hasattr(value.item(), "real") else float(value), depth + 1)
+            return Math.plain(value.item() if kind.__name__ != "longdouble" else float(value), depth + 1)
         if library == "sympy" and getattr(value, "is_number", False) and value.is_real:
             return f"{value.p}/{value.q}" if value.is_Rational else repr(float(value))
         if kind in (list, tuple, set, frozenset) and depth < 3:
