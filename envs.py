@@ -304,11 +304,13 @@ class Caller:
     def start(self, modules):
         import subprocess, threading
         clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": str(self.settings["seed"]),
-                 "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+                 "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                 "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}  # some Pythons need it to start
         # -s -P and a clean environment isolate as well as -I does, and keep the hash seed: same seed, same results.
         process = subprocess.Popen([sys.executable, "-s", "-P", str(HERE / "envs.py"), "serve",
                                     json.dumps({**self.settings, "scratch": self.scratch, "modules": modules})],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True, env=clean)
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=clean,
+                                   start_new_session=True)
         threading.Thread(target=self.listen, args=(process,), daemon=True).start()
         return process
 
@@ -398,12 +400,12 @@ def serve(timeout, workers, memory_mb, seed, scratch, modules):
     gc.disable()
     reply(HELLO, b"o", jail.describe())
 
-    running, waiting, buffer, next_look = {}, collections.deque(), bytearray(), 0.0
+    running, waiting, buffer, next_look = {}, collections.deque(), bytearray(), time.monotonic()
     while True:
         while waiting and len(running) < slots and sum(not run.asleep for run in running.values()) < workers:
             run = Run(jail, *waiting.popleft())
             running[run.pid] = run
-        ready, _, _ = select.select([0, wake], [], [], TICK if running else None)
+        ready, _, _ = select.select([0, wake], [], [], TICK if running else 0.5)
         if wake in ready:
             os.read(wake, 4096)
             reap(running)
@@ -413,12 +415,13 @@ def serve(timeout, workers, memory_mb, seed, scratch, modules):
                 break
             buffer += data
             waiting.extend(take_jobs(buffer))
-        if time.monotonic() > next_look:
-            next_look = time.monotonic() + TICK
+        if (late := time.monotonic() - next_look) > 0:
             for run in running.values():
-                run.look()
+                run.look(late if late > 1 else 0)
+            next_look = time.monotonic() + TICK
     for run in running.values():
         run.kill()
+        os.waitpid(run.pid, 0)
     shutil.rmtree(scratch, ignore_errors=True)  # also when the caller was killed and cannot do it
 
 
@@ -458,17 +461,14 @@ def reap(running):
 
 
 def proc_fields(path) -> list[bytes]:
-    """The words of a file under /proc; [] where there is none. (With open() it would touch, so copy, 100 pages more.)"""
-    try:
+    """The words of a file under /proc, [] where there is none. (open() would touch, and so copy, 100 more pages.)"""
+    with contextlib.suppress(OSError):
         file = os.open(f"/proc/{path}", os.O_RDONLY)
-    except OSError:
-        return []
-    try:
-        return os.read(file, 4096).split()
-    except OSError:  # the process has gone
-        return []
-    finally:
-        os.close(file)
+        try:
+            return os.read(file, 4096).split()
+        finally:
+            os.close(file)
+    return []
 
 
 class Run:
@@ -476,8 +476,8 @@ class Run:
 
     def __init__(self, jail, number, data):
         self.jail, self.number, self.verdict = jail, number, None
-        self.place = self.folder, _ = jail.take_place()
-        self.token = os.urandom(16)  # opens the message, so that bytes sprayed on all descriptors are not taken for one
+        self.place = jail.take_place()
+        self.token = os.urandom(16)  # opens the message: bytes sprayed on all descriptors are not taken for one
         self.pipe, write = os.pipe()
         self.start = self.looked = time.monotonic()
         self.busy, self.asleep = 0.0, False
@@ -487,12 +487,14 @@ class Run:
         os.close(write)
         os.set_blocking(self.pipe, False)
 
-    def look(self):
+    def look(self, stopped):
         """Is it out of time? Then kill it. Does it sleep? Then its core is free for another.
 
         Time is the wall clock less the time spent waiting for a core, so an honest program is no timeout because the
-        machine is busy; up to a point (PATIENCE), as everything must end.
+        machine is busy; up to a point (PATIENCE), as everything must end. Nor is it one because all of us were stopped
+        for `stopped` seconds (Ctrl-Z).
         """
+        self.start, self.looked = self.start + stopped, self.looked + stopped
         now = time.monotonic()
         wall, window = now - self.start, now - self.looked
         if wall < TICK:
@@ -506,10 +508,10 @@ class Run:
             self.busy, self.looked = used + queued, now
         if wall - queued >= self.jail.timeout or wall >= PATIENCE * self.jail.timeout:
             self.kill(b"t", f"no answer within {self.jail.timeout:g} s")
-        elif len(os.listdir(self.folder)) > FILES:
+        elif not self.jail.holds(self.place[0], FILES):
             self.kill(b"e", f"more than {FILES} files in its scratch directory")
 
-    def kill(self, status=b"e", text="killed"):
+    def kill(self, status=b"e", text="stopped"):
         self.verdict = (status, text)
         for kill in (os.killpg, os.kill):  # the group, and the child itself in case it has not made its group yet
             with contextlib.suppress(OSError):
@@ -578,7 +580,7 @@ class Jail:
         self.places, self.made = [], 0
         size, resident = (int(pages) * resource.getpagesize() for pages in proc_fields("self/statm")[:2])
         self.small = resident + (32 << 20)
-        self.limits = {
+        limits = {
             resource.RLIMIT_AS: size + (memory_mb << 20),    # beside what the server has mapped
             resource.RLIMIT_CPU: math.ceil(timeout) + 1,     # seconds; only in case the server is not there to look
             resource.RLIMIT_FSIZE: FILE_BYTES,
@@ -598,7 +600,9 @@ class Jail:
         self.filter = struct.pack("@HP", len(code) // 8, ctypes.addressof(self.code))
         self.seccomp = bool(code) and self.works(self.confine_calls)
         # Programs need no processes. Where seccomp does not forbid them the limit must; it counts threads as well.
-        self.limits[resource.RLIMIT_NPROC] = 0 if not self.seccomp else 64 if os.geteuid() == 0 else 4096
+        limits[resource.RLIMIT_NPROC] = 0 if not self.seccomp else 64 if os.geteuid() == 0 else 4096
+        hard = {kind: resource.getrlimit(kind)[1] % (1 << 63) for kind in limits}  # -1, no limit: a huge one
+        self.limits = {kind: min(most, hard[kind]) for kind, most in limits.items()}
 
     def take_place(self):
         """A scratch directory, and the Landlock rules that let a program write in it; used again if left empty."""
@@ -611,16 +615,18 @@ class Jail:
 
     def give_back(self, place):
         folder, ruleset = place
-        try:
-            clean = not os.listdir(folder)
-        except OSError:  # where no layer forbids it a program may have removed or closed it
-            clean = False
-        if clean:
+        if self.holds(folder, 0):
             self.places.append(place)
         else:
             shutil.rmtree(folder, ignore_errors=True)
             if ruleset is not None:
                 os.close(ruleset)
+
+    def holds(self, folder, most) -> bool:
+        try:
+            return len(os.listdir(folder)) <= most
+        except OSError:  # where no layer forbids it, a program may have removed or locked it
+            return False
 
     def works(self, layer) -> bool:
         pid = os.fork()
@@ -639,10 +645,10 @@ class Jail:
         layers += ", no capabilities" * (os.geteuid() == 0)
         layers += f", Landlock (ABI {self.abi})" * self.landlock + ", seccomp" * self.seccomp
         if not self.landlock and not self.seccomp:
-            layers += ("; NO Landlock, NO seccomp in this kernel: programs can read and write your files, use the network"
-                       " and signal your processes, so run this in a container")
+            layers += ("; NO Landlock, NO seccomp in this kernel: programs can read and write your files, use the"
+                       " network and signal your processes, so run this in a container")
         elif not self.landlock:
-            layers += "; NO Landlock in this kernel: instead programs may open no files at all, nor import further modules"
+            layers += "; NO Landlock in this kernel: so programs can open no files at all, nor import other modules"
         elif not self.seccomp:
             layers += ("; NO seccomp in this kernel or for this processor: programs can use sockets, and change mode,"
                        " owner and times of your files, and " + ("" if self.abi >= 6 else "signal your processes, and ")
@@ -681,7 +687,7 @@ class Jail:
             self.confine_calls()
 
     def make_ruleset(self, folder) -> int:
-        """Landlock: read Python's own files and nothing else; write in the scratch directory; no TCP, no signals out."""
+        """Landlock: read Python's own files only; write in the scratch directory only; no TCP, no signals to others."""
         every_right = (1 << (13, 14, 15, 15, 16)[min(self.abi, 5) - 1]) - 1
         attributes = struct.pack("=QQQ", every_right, 0b11, 0b11)  # files; bind, connect; abstract sockets, signals
         attributes = attributes[:8 if self.abi < 4 else 16 if self.abi < 6 else 24]
@@ -712,14 +718,15 @@ LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 4
 WRITE_FILE, READ_FILE = 1 << 1, 1 << 2
 READ = READ_FILE | 1 << 3                                                   # and list directories
 SCRATCH = READ | WRITE_FILE | 1 << 5 | 1 << 8 | 1 << 14                     # and remove, make, truncate plain files
-READABLE = [os.path.dirname(os.__file__), *site.getsitepackages(), f"{sys.base_prefix}/lib", "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache",
-            "/usr/share/zoneinfo", "/dev/null", "/dev/zero", "/dev/urandom"]
+READABLE = [os.path.dirname(os.__file__), *site.getsitepackages(), f"{sys.base_prefix}/lib", "/lib", "/lib64",
+            "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/dev/null", "/dev/zero",
+            "/dev/urandom"]
 AUDIT_ARCH = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # machine -> (column below, the kernel's name)
 CALLS = dict(  # harmless in a child that holds nothing but its pipe and files that Landlock let it open
     read=(0, 63), write=(1, 64), close=(3, 57), fstat=(5, 80), lseek=(8, 62), mmap=(9, 222), mprotect=(10, 226),
     munmap=(11, 215), mremap=(25, 216), madvise=(28, 233), brk=(12, 214), pread64=(17, 67), pwrite64=(18, 68),
     readv=(19, 65), writev=(20, 66), dup=(32, 23), dup2=(33, None), dup3=(292, 24), pipe=(22, None), pipe2=(293, 59),
-    fcntl=(72, 25), poll=(7, None), ppoll=(271, 73), select=(23, None), pselect6=(270, 72), epoll_create1=(291, 20),
+    poll=(7, None), ppoll=(271, 73), select=(23, None), pselect6=(270, 72), epoll_create1=(291, 20),
     epoll_ctl=(233, 21), epoll_wait=(232, None), epoll_pwait=(281, 22), eventfd2=(290, 19), futex=(202, 98),
     set_robust_list=(273, 99), rseq=(334, 293), sched_yield=(24, 124), sched_getaffinity=(204, 123),
     membarrier=(324, 283), rt_sigaction=(13, 134), rt_sigprocmask=(14, 135), rt_sigreturn=(15, 139),
@@ -739,7 +746,10 @@ FILE_CALLS = dict(  # harmless under Landlock only
     unlinkat=(263, 35), rename=(82, None), renameat=(264, 38), renameat2=(316, 276), chdir=(80, 49),
     fstatfs=(138, 44), statfs=(137, 43),
 )
-CHECKED_CALLS = dict(open=(2, None), openat=(257, 56), clone=(56, 220), clone3=(435, 435), prlimit64=(302, 261), ioctl=(16, 29))
+CHECKED_CALLS = dict(  # harmless with certain arguments only
+    open=(2, None), openat=(257, 56), clone=(56, 220), clone3=(435, 435), prlimit64=(302, 261), fcntl=(72, 25),
+    ioctl=(16, 29),
+)
 
 
 def seccomp_filter(files: bool) -> bytes:
@@ -753,9 +763,10 @@ def seccomp_filter(files: bool) -> bytes:
     def opens(flags):  # read-only with O_TRUNC would empty a file that Landlock before ABI 3 thinks only read
         return [low(flags), ("and", os.O_ACCMODE | os.O_TRUNC), ("equal", os.O_TRUNC, 0, 1), refuse, allow]
 
-    checked = {"clone": [low(0), ("any bit", 0x10000, 0, 1), allow, refuse],  # threads (CLONE_THREAD), not processes
+    checked = {"clone": [low(0), ("any bit", 0x10000, 0, 1), allow, refuse],  # threads (CLONE_THREAD), no processes
                "clone3": [missing],                                           # so that libc goes back to clone
                "prlimit64": [low(2), ("equal", 0, 0, 2), high(2), ("equal", 0, 1, 0), refuse, allow],  # read, not set
+               "fcntl": [low(1), ("at least", 8, 0, 1), ("equal", 1030, 0, 1), allow, refuse],  # none that signals
                "ioctl": [no_terminal]} | ({"open": opens(1), "openat": opens(2)} if files else {})
     bodies = {name: [allow] for name in (CALLS | FILE_CALLS if files else CALLS)} | checked
     numbers = CALLS | FILE_CALLS | CHECKED_CALLS
@@ -776,12 +787,12 @@ def seccomp_filter(files: bool) -> bytes:
 
 
 def system_call(number, *arguments) -> int:
-    return LIBC.syscall(*(value if isinstance(value, bytes) else ctypes.c_long(value) for value in (number, *arguments)))
+    return LIBC.syscall(*(word if isinstance(word, bytes) else ctypes.c_long(word) for word in (number, *arguments)))
 
 
 def prctl(option, *values) -> int:
-    zeros = [ctypes.c_ulong(0)] * (4 - len(values))
-    return LIBC.prctl(option, *(value if isinstance(value, bytes) else ctypes.c_ulong(value) for value in values), *zeros)
+    words = (*values, 0, 0, 0)[:4]  # it is variadic: all four, and all as wide as a register
+    return LIBC.prctl(option, *(word if isinstance(word, bytes) else ctypes.c_ulong(word) for word in words))
 
 
 def check(result: int) -> int:
@@ -972,12 +983,6 @@ class Math:
             fail(f'{path}: template "{template.get("id", "?")}": {error!r} (compare it with the form explained on top)')
         return tasks
 
-    def canonical(program):
-        try:
-            return ast.dump(ast.parse(program))
-        except Exception:
-            return program
-
     def examples(task) -> list[dict]:
         """Three worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
         return [
@@ -999,7 +1004,7 @@ class Math:
         return ("numpy", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
 
     def run(program, job):
-        """In the sandboxed child: the value of solution(), else of answer, ans or result, else what was printed last.
+        """In the child: the value of solution(), else of the variable answer, ans or result, else the last line printed.
 
         Math.run("def solution():\\n    return [6 * 7]", {}) -> "42"
         """
@@ -1057,7 +1062,8 @@ class Math:
         """
         text = text.strip()
         ratio = re.fullmatch(r"([-+]?\d{1,1300})/(\d{1,1300})", text, re.ASCII)
-        simple = re.fullmatch(r"([-+]?)[$€£]?([-+]?)((?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?) ?%?", text, re.ASCII)
+        digits = r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
+        simple = re.fullmatch(rf"([-+]?)[$€£]?([-+]?)({digits}) ?%?", text, re.ASCII)
         try:
             if ratio:
                 return int(ratio[1]) / int(ratio[2])
@@ -1067,7 +1073,7 @@ class Math:
         return number if math.isfinite(number) else None
 
     def check(task, value):
-        """In the parent: the outcome, and the value in one line. check({"answer": 42}, "$42.00") -> ("correct", "$42.00")"""
+        """In the caller: check({"answer": 42}, "$42.00") -> ("correct", "$42.00"), the outcome and the value in a line."""
         stated, gold = Math.number(value), Math.number(str(task["answer"]))
         close = stated is not None and abs(stated - gold) <= max(1e-3 * abs(gold), 1e-6)
         return "correct" if close else "wrong", " ".join(value.split())[:300]

@@ -46,8 +46,6 @@ def complaint(record: dict) -> str | None:
     missing = [field for field in envs.ENVS[record["env"]].job_fields if field not in record]
     if missing:
         return f'no "{missing[0]}" (envs.py make writes it)'
-    if not isinstance(record["program"], str):
-        return f'"program" is {record["program"]!r:.60} (it must be a string; explore.py writes it)'
     answer = record["answer"]
     if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
         return f'"answer" is {answer!r:.60} (it must be a number or a string; envs.py make writes it)'
@@ -125,7 +123,8 @@ def metrics_row(records, seconds: float, is_eval: bool) -> dict:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
     parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="FILE",
                         help="candidates of explore.py and refine.py, one file or more; environments may be mixed")
     parser.add_argument("--out", required=True, metavar="FILE", help="the same lines with reward fields")
@@ -135,7 +134,7 @@ def parse_args(argv=None):
                         help="programs that compute at the same time (default: one per core)")
     parser.add_argument("--seed", type=int, default=0, help="for programs that use random or depend on hashing (0)")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N candidates")
-    parser.add_argument("--eval", action="store_true", help="these are greedy answers to held-out tasks: report accuracy")
+    parser.add_argument("--eval", action="store_true", help="greedy answers to held-out tasks: report the accuracy")
     parser.add_argument("--metrics", default=None, metavar="FILE", help="put the counts into this metrics.jsonl")
     args = parser.parse_args(argv)
     if args.timeout <= 0:
