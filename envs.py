@@ -235,7 +235,7 @@ COMMON = ("bisect calendar cmath collections copy dataclasses datetime decimal e
           " math numbers operator random re statistics string textwrap time typing unicodedata").split()
 MESSAGE_BYTES = 32_000  # the most that a child may state: fits into a pipe (64 KiB), so that writing never blocks
 SLEEPERS = 16           # per worker: so many sleeping programs, which need no core, wait beside the computing ones
-PATIENCE = 5            # a program starved of CPU by its neighbours may take this many times its time limit
+PATIENCE = 20           # a program starved of CPU by its neighbours may take this many times its time limit
 TICK = 0.02             # seconds between two looks at the running programs
 FILES = 64              # a program may have so many files open, and leave so many in its scratch directory,
 FILE_BYTES = 2 << 20    # of this size each
@@ -344,7 +344,7 @@ class Caller:
         if self.suspects and not self.flying:  # one at a time, so that the one that kills servers is told apart
             self.send(*self.suspects.pop(0))
         try:
-            process, number, status, text = self.inbox.get(timeout=2 * PATIENCE * self.settings["timeout"] + 30)
+            process, number, status, text = self.inbox.get(timeout=PATIENCE * self.settings["timeout"] + 30)
         except queue.Empty:  # a server that hangs is as good as dead
             for process in self.servers.values():
                 process.kill()
@@ -1004,7 +1004,7 @@ class Math:
         return ("numpy", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
 
     def run(program, job):
-        """In the child: the value of solution(), else of the variable answer, ans or result, else the last line printed.
+        """In the child: the value of solution(), else of variable answer, ans or result, else the last line printed.
 
         Math.run("def solution():\\n    return [6 * 7]", {}) -> "42"
         """
@@ -1073,7 +1073,7 @@ class Math:
         return number if math.isfinite(number) else None
 
     def check(task, value):
-        """In the caller: check({"answer": 42}, "$42.00") -> ("correct", "$42.00"), the outcome and the value in a line."""
+        """In the caller: check({"answer": 42}, "$42.00") -> ("correct", "$42.00"), outcome and value in one line."""
         stated, gold = Math.number(value), Math.number(str(task["answer"]))
         close = stated is not None and abs(stated - gold) <= max(1e-3 * abs(gold), 1e-6)
         return "correct" if close else "wrong", " ".join(value.split())[:300]
