@@ -288,6 +288,8 @@ class Caller:
 
     def __init__(self, **settings):
         self.settings = settings
+        if sys.platform != "linux":
+            fail("running programs needs Linux (elsewhere, run this in a container)")
         import queue, tempfile  # here, and in start(), not at the top: a server forks the faster the less is in it
         self.scratch = tempfile.mkdtemp(prefix="sandbox-")
         self.servers = {}                    # modules that it has imported -> server process

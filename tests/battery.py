@@ -2,8 +2,8 @@
 
 A case is (why, expected outcome, program), and the gold answer where it is not 42. Hostile programs answer 42 if, and
 only if, they got through: the outcome "correct" then marks a breach. Where several outcomes are right they are given as
-"wrong|error". Words in capitals are filled in by the test: CANARY (a file of the user), FOLDER (where it lies), GOLD (the
-file with the gold answers), PORT (a TCP and UDP server on this machine), PID (the caller's process).
+"wrong|error". Words in capitals are filled in by the test: CANARY (a file of the user), FOLDER (where it lies), GOLD
+(the file with the gold answers), PORT (a TCP and UDP server on this machine), PID (the caller's process).
 """
 
 HONEST = [
@@ -20,18 +20,21 @@ HONEST = [
     ("prints bytes", "correct", "import sys\nsys.stdout.buffer.write(b'42')"),
     ("sys.exit after the answer", "correct", "import sys\nanswer = 42\nsys.exit(0)"),
     ("exit() inside solution() after printing", "correct", "def solution():\n    print(42)\n    exit()"),
-    ("main guard", "correct", "def main():\n    global answer\n    answer = 42\nif __name__ == '__main__':\n    main()"),
+    ("main guard", "correct",
+     "def main():\n    global answer\n    answer = 42\nif __name__ == '__main__':\n    main()"),
     ("lambda as solution", "correct", "solution = lambda: 42"),
     ("solution is a number", "correct", "solution = 42"),
     ("recursion", "correct", "def f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nanswer = f(500) - 458"),
-    ("comprehension and class see the globals", "correct", "n = 6\nclass A:\n    k = n\nans = sum(A.k for _ in range(7))"),
+    ("comprehension and class see the globals", "correct",
+     "n = 6\nclass A:\n    k = n\nans = sum(A.k for _ in range(7))"),
     ("dataclass", "correct", "from dataclasses import dataclass\n@dataclass\nclass P:\n    n: int\nanswer = P(42).n"),
     ("try and itertools", "correct", "import itertools\ntry:\n    answer = sum(itertools.repeat(6, 7))\nexcept: pass"),
     ("half a second of honest work", "correct",
      "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nanswer = 42"),
     ("a nap within the limit", "correct", "import time\ntime.sleep(0.5)\nanswer = 42"),
     ("a thread", "correct",
-     "import threading\nfound = []\nt = threading.Thread(target=found.append, args=(42,))\nt.start()\nt.join()\nanswer = found"),
+     "import threading\nfound = []\nt = threading.Thread(target=found.append, args=(42,))\n"
+     "t.start()\nt.join()\nanswer = found"),
     ("a thread pool", "correct", "from concurrent.futures import ThreadPoolExecutor\n"
                                  "with ThreadPoolExecutor(4) as pool: answer = sum(pool.map(int, ['20', '22']))"),
     ("a scratch file", "correct",
@@ -42,7 +45,8 @@ HONEST = [
     ("100 MB are within the limit", "correct", "block = bytearray(100 << 20)\nanswer = 42"),
     ("random is seeded", "correct", "import random\nanswer = random.random()", 0.8444218515250481),
     ("time zones", "correct", "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
-                              "answer = datetime(2024, 7, 1, tzinfo=ZoneInfo('Europe/Berlin')).utcoffset().seconds", 7200),
+                              "answer = datetime(2024, 7, 1, tzinfo=ZoneInfo('Europe/Berlin')).utcoffset().seconds",
+                              7200),
 
     # What is a number
     ("float", "correct", "answer = 42.0"),
@@ -171,7 +175,8 @@ HOSTILE = [
     ("thread outlives the answer", "correct",
      "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()\nanswer = 42"),
     ("atexit that loops", "correct", "import atexit\ndef f():\n    while True: pass\natexit.register(f)\nanswer = 42"),
-    ("finaliser that loops", "correct", "class A:\n    def __del__(self):\n        while True: pass\na = A()\nanswer = 42"),
+    ("finaliser that loops", "correct",
+     "class A:\n    def __del__(self):\n        while True: pass\na = A()\nanswer = 42"),
     ("deadlock", "timeout", "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()"),
     ("pause", "timeout", "import signal\nsignal.pause()"),
     ("stops itself", "error|timeout", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"),
@@ -185,7 +190,8 @@ HOSTILE = [
     ("mapping of 8 GB", "error", "import mmap\nmmap.mmap(-1, 8 << 30)"),
     ("recursion without end", "error", "def f(): return f()\nf()"),
     ("recursion without limit", "error|timeout", "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()"),
-    ("big file", OUT, "with open('big', 'wb') as file:\n    for _ in range(200): file.write(bytes(1 << 20))\nanswer = 42"),
+    ("big file", OUT,
+     "with open('big', 'wb') as file:\n    for _ in range(200): file.write(bytes(1 << 20))\nanswer = 42"),
     ("many files", "error|timeout", "n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(1 << 20))\n    n += 1"),
     ("many open files", OUT, "files = [open('x', 'w') for _ in range(5000)]\nanswer = 42"),
     ("many threads", OUT, "import threading, time\nthreading.stack_size(32768)\n"
@@ -204,7 +210,8 @@ HOSTILE = [
     ("os.system", OUT, "import os\nanswer = 42 if os.system('true') == 0 else 0"),
     ("os.popen", OUT, "import os\nanswer = os.popen('echo 42').read()"),
     ("posix_spawn", OUT, "import os\nos.posix_spawn('/bin/sleep', ['sleep', '77'], {})\nanswer = 42"),
-    ("multiprocessing", OUT, "import multiprocessing as m\np = m.Process(target=print)\np.start()\np.join()\nanswer = 42"),
+    ("multiprocessing", OUT,
+     "import multiprocessing as m\np = m.Process(target=print)\np.start()\np.join()\nanswer = 42"),
     ("exec", "error", "import os\nos.execv('/bin/sh', ['sh', '-c', 'echo 42'])"),
     ("clone", OUT, system_call(56, 17, 0, 0, 0, 0)),
     ("clone3", OUT, system_call(435, "buffer", 88)),
@@ -220,7 +227,8 @@ HOSTILE = [
     ("signal by pidfd", OUT, "import os, signal\nsignal.pidfd_send_signal(os.pidfd_open(PID), 9)\nanswer = 42"),
     ("stops the caller with SIGIO", OUT, "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, PID)\n"
      "fcntl.fcntl(r, 10, 9)\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nos.write(w, b'x')\nanswer = 1"),
-    ("traces its parent", OUT, "import ctypes, os\nanswer = 42 if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 0"),
+    ("traces its parent", OUT,
+     "import ctypes, os\nanswer = 42 if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 0"),
     ("traces the caller", OUT, system_call(101, 16, "PID", 0, 0)),
     ("reads the caller's memory", OUT, "open('/proc/PID/mem', 'rb')\nanswer = 42"),
     ("reads its parent's memory", OUT, "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')\nanswer = 42"),
@@ -231,7 +239,8 @@ HOSTILE = [
     ("pidfd of the caller", OUT, system_call(434, "PID", 0)),
     ("lifts its CPU limit", OUT, "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))\nanswer = 42"),
     ("lifts its memory limit", OUT, "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nanswer = 42"),
-    ("changes the caller's limits", OUT, "import resource\nresource.prlimit(PID, resource.RLIMIT_NOFILE, (1, 1))\nanswer = 42"),
+    ("changes the caller's limits", OUT,
+     "import resource\nresource.prlimit(PID, resource.RLIMIT_NOFILE, (1, 1))\nanswer = 42"),
     ("niceness", OUT, "import os\nos.nice(-10)\nanswer = 42"),
     ("real-time priority", OUT, system_call(144, 0, 1, "buffer")),
     ("setresuid", OUT, "import os\nos.setresuid(0, 0, 0)\nanswer = 42"),
@@ -252,7 +261,8 @@ HOSTILE = [
     ("memory file", OUT, "import os\nos.memfd_create('x')\nanswer = 42"),
     ("32-bit system calls", OUT, "import ctypes, mmap\ncode = mmap.mmap(-1, 4096, prot=7)\n"
      "code.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20 (getpid); int 0x80; ret
-     "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))\nanswer = 42 if f() > 0 else 0"),
+     "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))\n"
+     "answer = 42 if f() > 0 else 0"),
     ("x32 system calls", OUT, system_call(0x40000000 + 39)),
 
     # Files
@@ -269,7 +279,8 @@ HOSTILE = [
     ("truncates", OUT, "import os\nos.truncate('CANARY', 0)\nanswer = 42"),
     ("truncates by reading", OUT, "import os\nos.open('CANARY', os.O_RDONLY | os.O_TRUNC)\nanswer = 42"),
     ("truncates a file of Python's", OUT, "import os, colorsys\nos.open(colorsys.__file__, os.O_TRUNC)\nanswer = 42"),
-    ("writes beside Python's files", OUT, "import os\nopen(os.path.dirname(os.__file__) + '/owned.py', 'w')\nanswer = 42"),
+    ("writes beside Python's files", OUT,
+     "import os\nopen(os.path.dirname(os.__file__) + '/owned.py', 'w')\nanswer = 42"),
     ("mode", OUT, "import os\nos.chmod('CANARY', 0)\nanswer = 42"),
     ("owner", OUT, "import os\nos.chown('CANARY', os.getuid(), 1)\nanswer = 42"),
     ("times", OUT, "import os\nos.utime('CANARY', (0, 0))\nanswer = 42"),
@@ -302,26 +313,33 @@ HOSTILE = [
     # Forged rewards
     ("leaves without an answer", "error", "import os\nos._exit(0)"),
     ("result records, then exit", "error", "import os, struct\n"
-     "for text in (b'42', b'o42', b'{\"status\": \"ok\", \"value\": \"42\"}', struct.pack('>IcI', 0, b'o', 2) + b'42'):\n"
+     "for text in (b'42', b'o42', b'{\"status\": \"ok\", \"value\": \"42\"}',"
+     " struct.pack('>IcI', 0, b'o', 2) + b'42'):\n"
      "    for fd in range(64):\n        try: os.write(fd, text)\n        except OSError: pass\nos._exit(0)"),
     ("result records, then a wrong answer", OUT, "import os, struct\n"
      "for text in (b'42\\n', struct.pack('>IcI', 0, b'o', 2) + b'42'):\n    for fd in range(64):\n"
      "        try: os.write(fd, text)\n        except OSError: pass\nanswer = 1"),
     ("closes all descriptors", "error", "import os\nos.closerange(0, 64)\nanswer = 42"),
-    ("puts a file in the pipe's place", "error", "import os\nos.dup2(os.open('x', os.O_CREAT | os.O_RDWR), 3)\nanswer = 42"),
+    ("puts a file in the pipe's place", "error",
+     "import os\nos.dup2(os.open('x', os.O_CREAT | os.O_RDWR), 3)\nanswer = 42"),
     ("__eq__ that says yes", "wrong", "class Yes:\n    def __eq__(self, other): return True\nanswer = Yes()"),
     ("__repr__ that lies", "wrong", "class A:\n    __repr__ = __str__ = __format__ = lambda *a: '42'\nanswer = A()"),
-    ("__float__ that lies", "wrong", "class A:\n    __float__ = lambda s: 42.0\n    __int__ = __index__ = lambda s: 42\nanswer = A()"),
-    ("int that lies", "wrong", "class A(int):\n    __repr__ = __str__ = lambda s: '42'\n    __add__ = lambda s, o: 42\nanswer = A(7)"),
+    ("__float__ that lies", "wrong",
+     "class A:\n    __float__ = lambda s: 42.0\n    __int__ = __index__ = lambda s: 42\nanswer = A()"),
+    ("int that lies", "wrong",
+     "class A(int):\n    __repr__ = __str__ = lambda s: '42'\n    __add__ = lambda s, o: 42\nanswer = A(7)"),
     ("float that lies", "wrong", "class A(float):\n    __repr__ = __str__ = lambda s: '42'\nanswer = A(7)"),
-    ("str that lies", "wrong", "class A(str):\n    split = lambda s: ['42']\n    __str__ = lambda s: '42'\nanswer = A('7')"),
-    ("list that lies", "wrong", "class A(list):\n    __iter__ = lambda s: iter([42])\n    __len__ = lambda s: 1\nanswer = A()"),
+    ("str that lies", "wrong",
+     "class A(str):\n    split = lambda s: ['42']\n    __str__ = lambda s: '42'\nanswer = A('7')"),
+    ("list that lies", "wrong",
+     "class A(list):\n    __iter__ = lambda s: iter([42])\n    __len__ = lambda s: 1\nanswer = A()"),
     ("__class__ that lies", "wrong", "class A:\n    __class__ = int\nanswer = A()"),
     ("class named 42", "wrong", "answer = type('42', (), {})()"),
     ("pretends to be numpy's", OUT, "class A:\n    size = 2\nA.__module__ = 'numpy'\nanswer = A()"),
     ("__repr__ that loops", "wrong", "class A:\n    def __repr__(self):\n        while True: pass\nanswer = A()"),
     ("__reduce__ that loops", "wrong", "class A:\n    def __reduce__(self):\n        while True: pass\nanswer = A()"),
-    ("exception whose text loops", "timeout", "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E"),
+    ("exception whose text loops", "timeout",
+     "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E"),
     ("exception whose text raises", "error", "class E(Exception):\n    def __str__(self): raise E\nraise E"),
     ("exception named correct", "error", "class correct(Exception): pass\nraise correct('42')"),
     ("BaseException", "error", "raise BaseException(42)"),
@@ -338,7 +356,8 @@ HOSTILE = [
     ("trace function that loops", "timeout",
      "import sys\ndef f(*a):\n    while True: pass\nsys.settrace(f)\ndef solution(): return 42"),
     ("looks for the gold answer in frames", OUT, "import sys\nf, answer = sys._getframe(), 0\nwhile f:\n"
-     "    for v in list(f.f_locals.values()):\n        if type(v) is dict and v is not globals(): answer = v.get('answer', answer)\n"
+     "    for v in list(f.f_locals.values()):\n"
+     "        if type(v) is dict and v is not globals(): answer = v.get('answer', answer)\n"
      "    f = f.f_back"),
     ("looks for the gold answer in all objects", OUT, "import gc\n"
      "answer = next((o['answer'] for o in gc.get_objects() if type(o) is dict and type(o.get('answer')) is int), 0)"),

@@ -36,14 +36,18 @@ def run(*args):
 
 @pytest.mark.parametrize("answer, value, outcome", [
     # b = 1[y_k = y], y = 42: within 1e-3 of it, relative
-    (42, "42", "correct"), (42, "42.0", "correct"), (42, "42.04", "correct"), (42, "42.05", "wrong"), (42, "0", "wrong"),
-    (0, "0.0", "correct"), (0, "False", "wrong"), (0, "None", "wrong"), (1234.5, "$1,234.50", "correct"), ("36%", "36", "correct"),
-    (1, "True", "wrong"), (1, "nan", "wrong"), (1e6, "1000999", "correct"), (-5, "-5", "correct"), (0.5, "1/2", "correct"),
+    (42, "42", "correct"), (42, "42.0", "correct"), (42, "42.04", "correct"), (42, "42.05", "wrong"),
+    (42, "0", "wrong"),
+    (0, "0.0", "correct"), (0, "False", "wrong"), (0, "None", "wrong"), (1234.5, "$1,234.50", "correct"),
+    ("36%", "36", "correct"),
+    (1, "True", "wrong"), (1, "nan", "wrong"), (1e6, "1000999", "correct"), (-5, "-5", "correct"),
+    (0.5, "1/2", "correct"),
 ])
 def test_binary_reward_by_hand(answer, value, outcome):
     record = candidate("...", answer)
     judged = reward.judge(record, "ok", value)
-    assert judged == {**record, "reward": int(outcome == "correct"), "outcome": outcome, "result": value, "self_reward": -0.5}
+    assert judged == {**record, "reward": int(outcome == "correct"), "outcome": outcome, "result": value,
+                      "self_reward": -0.5}
 
 
 def test_what_did_not_run_earns_nothing():
@@ -66,24 +70,31 @@ def test_the_answer_stays_here():
 
 def test_as_a_user(tmp_path):
     """Two files in, the same lines in the same order out; counts per source and task."""
-    explored = write(tmp_path / "explored.jsonl", [candidate("answer = 42", id="a"), candidate("answer = 0", id="a", candidate=1),
-                                                   candidate("while True: pass", id="b"), candidate("", id="c", extra=[1])])
-    refined = write(tmp_path / "refined.jsonl", [candidate("answer = 42", id="b", source="refine", reference="while True: pass"),
+    explored = write(tmp_path / "explored.jsonl",
+                     [candidate("answer = 42", id="a"), candidate("answer = 0", id="a", candidate=1),
+                                                   candidate("while True: pass", id="b"),
+                                                   candidate("", id="c", extra=[1])])
+    refined = write(tmp_path / "refined.jsonl",
+                    [candidate("answer = 42", id="b", source="refine", reference="while True: pass"),
                                                  candidate("answer =", id="c", source="refine")])
     done = run("--in", explored, refined, "--out", tmp_path / "new" / "rewarded.jsonl", "--timeout", 0.5, "--metrics",
                tmp_path / "metrics.jsonl")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("reward: 6 programs, 2 correct (33%), 2 of 3 tasks solved, 1 error, 1 timeout, ")
-    assert done.stdout.splitlines()[-1].endswith(f" s -> {tmp_path / 'new' / 'rewarded.jsonl'}")
+    summary = done.stdout.splitlines()[-1]
+    assert summary.startswith("reward: 6 programs, 2 correct (33%), 2 of 3 tasks solved, 1 error, 1 timeout, ")
+    assert summary.endswith(f" s -> {tmp_path / 'new' / 'rewarded.jsonl'}")
     records = read(tmp_path / "new" / "rewarded.jsonl")
-    assert [record["outcome"] for record in records] == ["correct", "wrong", "timeout", "no_program", "correct", "error"]
+    assert [record["outcome"] for record in records] == ["correct", "wrong", "timeout", "no_program", "correct",
+                                                         "error"]
     for before, after in zip(read(explored) + read(refined), records):
         assert {key: after[key] for key in before} == before and after["self_reward"] == -0.5
     row, = read(tmp_path / "metrics.jsonl")
-    assert (row["stage"], row["iteration"], row["num"], row["correct"], row["tasks"], row["tasks_solved"]) == ("reward", 0, 6, 2, 3, 2)
+    assert (row["stage"], row["iteration"], row["num"], row["correct"], row["tasks"],
+            row["tasks_solved"]) == ("reward", 0, 6, 2, 3, 2)
     assert row["by_source"] == {"explore": {"num": 4, "correct": 1, "share": 0.25, "tasks_solved": 1},
                                 "refine": {"num": 2, "correct": 1, "share": 0.5, "tasks_solved": 1}}
-    assert row["outcomes"] == {"correct": 2, "wrong": 1, "timeout": 1, "no_program": 1, "error": 1} and row["seconds"] > 0
+    assert row["outcomes"] == {"correct": 2, "wrong": 1, "timeout": 1, "no_program": 1,
+                               "error": 1} and row["seconds"] > 0
 
 
 def test_evaluation(tmp_path):
@@ -91,7 +102,8 @@ def test_evaluation(tmp_path):
     path = write(tmp_path / "eval.jsonl", [candidate("answer = 42", id="a", group="known", iteration=3),
                                            candidate("answer = 1", id="b", group="known", iteration=3),
                                            candidate("answer = 1", id="c", group="unseen", iteration=3)])
-    assert reward.main(["--in", str(path), "--out", str(tmp_path / "out.jsonl"), "--eval", "--metrics", str(tmp_path / "m.jsonl")]) is None
+    assert reward.main(["--in", str(path), "--out", str(tmp_path / "out.jsonl"), "--eval", "--metrics",
+                        str(tmp_path / "m.jsonl")]) is None
     row, = read(tmp_path / "m.jsonl")
     assert (row["stage"], row["iteration"], row["accuracy"], row["num"]) == ("eval", 3, 0.3333, 3)
     assert row["by_group"] == {"known": {"accuracy": 0.5, "num": 2}, "unseen": {"accuracy": 0.0, "num": 1}}
@@ -105,7 +117,8 @@ def test_limit_goes_over_all_files(tmp_path):
 
 def test_killed_and_run_again(tmp_path):
     """SIGKILL in the middle: nothing under the final name; the second run continues and the file is the same."""
-    path = write(tmp_path / "in", [candidate(f"import time, random; time.sleep(0.05); answer = random.random() + {n}", n + 0.8444)
+    path = write(tmp_path / "in",
+                 [candidate(f"import time, random; time.sleep(0.05); answer = random.random() + {n}", n + 0.8444)
                                    for n in range(60)])
     assert run("--in", path, "--out", tmp_path / "whole").returncode == 0
     process = subprocess.Popen([sys.executable, "reward.py", "--in", path, "--out", tmp_path / "out"], cwd=ROOT)
@@ -145,8 +158,10 @@ def test_bad_line(tmp_path, field, value, message):
 
 @pytest.mark.parametrize("args, message", [
     (["--in", "no/such/file"], "No such file or directory"), (["--in", os.devnull], "no records"),
-    (["--in", os.devnull, "--timeout", "0"], "--timeout is 0"), (["--in", os.devnull, "--workers", "0"], "--workers is 0"),
-    (["--in", os.devnull, "--wrokers", "2"], "unrecognized arguments"), (["--in", os.devnull, "--work", "2"], "unrecognized"),
+    (["--in", os.devnull, "--timeout", "0"], "--timeout is 0"),
+    (["--in", os.devnull, "--workers", "0"], "--workers is 0"),
+    (["--in", os.devnull, "--wrokers", "2"], "unrecognized arguments"),
+    (["--in", os.devnull, "--work", "2"], "unrecognized"),
 ])
 def test_bad_arguments(tmp_path, args, message):
     done = run(*args, "--out", tmp_path / "out")
@@ -155,13 +170,15 @@ def test_bad_arguments(tmp_path, args, message):
 
 def test_help_teaches():
     done = run("--help")
-    assert done.returncode == 0 and all(word in done.stdout for word in ("Stage 3 of 5", "b_k = 1[y_k = y]", "self_reward"))
+    assert done.returncode == 0 and all(word in done.stdout for word in ("Stage 3 of 5", "b_k = 1[y_k = y]",
+                                                                         "self_reward"))
 
 
-PUBLIC = {  # questions of GSM8K's, SVAMP's and MATH's kinds, and programs that people wrote for them: all must be accepted
+PUBLIC = {  # questions of GSM8K's, SVAMP's and MATH's kinds, with programs written by hand: all must be accepted
     "Janet's ducks lay 16 eggs a day. She eats 3, bakes with 4 and sells the rest at $2. Dollars a day?":
         (18, "def solution():\n    eggs = 16\n    sold = eggs - 3 - 4\n    return sold * 2"),
-    "A robe takes 2 bolts of blue fiber and half that much white. How many bolts?": (3, "blue = 2\nanswer = blue + blue / 2"),
+    "A robe takes 2 bolts of blue fiber and half that much white. How many bolts?":
+        (3, "blue = 2\nanswer = blue + blue / 2"),
     "A house for $80,000 plus $50,000 in repairs rises by 150 %. The profit?":
         (70000, "def solution():\n    value = 80_000 * 2.5\n    return f'${value - 130_000:,.2f}'"),
     "A third of 60 pupils are girls. What per cent are boys?":
@@ -187,7 +204,8 @@ def test_mixed_environments(tmp_path):
     records = [candidate("answer = 42")]
     if "logic" in envs.ENVS:
         env = envs.ENVS["logic"]
-        task = {"id": "l", "env": "logic", "question": "?", "answer": "True", "logprob": -1.0, "source": "explore", "iteration": 0,
+        task = {"id": "l", "env": "logic", "question": "?", "answer": "True", "logprob": -1.0, "source": "explore",
+                "iteration": 0,
                 "candidate": 0, **{field: "open" for field in env.job_fields}, "program": "this is no logic program ("}
         records = [task, *records, task]
     reward.main(["--in", str(write(tmp_path / "in", records)), "--out", str(tmp_path / "out")])

@@ -47,14 +47,17 @@ def judged(tmp_path_factory):
         for number, (why, _, program, *answer) in enumerate(battery.CASES):
             for word, value in words.items():
                 program = program.replace(word, value)
-            file.write(json.dumps({"id": f"{number} {why}", "env": "math", "question": why, "answer": (answer or [42])[0],
+            file.write(json.dumps({"id": f"{number} {why}", "env": "math", "question": why,
+                                   "answer": (answer or [42])[0],
                                    "candidate": 0, "iteration": 0, "source": "explore", "program": program}) + "\n")
     driver = ("import os, pathlib, sys; gold = pathlib.Path(sys.argv[1]); "
               "gold.write_text(gold.read_text().replace('PID', str(os.getpid()))); "
               "import reward; reward.main(['--in', sys.argv[1], '--out', sys.argv[2], '--timeout', '1'])")
     before, start = children(), time.monotonic()
-    done = subprocess.run([sys.executable, "-c", driver, gold, out], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    world = {"seconds": time.monotonic() - start, "left": children() - before, "stderr": done.stderr, "stat": canary.stat(),
+    done = subprocess.run([sys.executable, "-c", driver, gold, out], cwd=ROOT, capture_output=True, text=True,
+                          timeout=300)
+    world = {"seconds": time.monotonic() - start, "left": children() - before, "stderr": done.stderr,
+             "stat": canary.stat(),
              "canary": canary.read_text() if canary.exists() else None, "folder": sorted(os.listdir(folder))}
     for server in (tcp, udp):
         server.setblocking(False)
@@ -98,7 +101,8 @@ def test_layers_are_named(judged):
 
 @pytest.mark.parametrize("change, says, cases", [
     # a kernel without Landlock: seccomp must refuse all files instead
-    (("RESTRICT_SELF = 444, 445, 446", "RESTRICT_SELF = 9444, 9445, 9446"), "NO Landlock", ("reads", "deletes", "TCP", "fork")),
+    (("RESTRICT_SELF = 444, 445, 446", "RESTRICT_SELF = 9444, 9445, 9446"), "NO Landlock",
+     ("reads", "deletes", "TCP", "fork")),
     # a processor whose system calls are not known: Landlock must hold the files, a limit the processes
     (("AUDIT_ARCH = {", "AUDIT_ARCH = {} and {"), "NO seccomp", ("reads", "deletes", "fork", "daemon")),
 ])
@@ -108,9 +112,11 @@ def test_without_a_layer(tmp_path, change, says, cases):
     (tmp_path / "envs.py").write_text(source.replace(*change))
     (tmp_path / "canary").write_text("mine")
     programs = [case[2].replace("CANARY", str(tmp_path / "canary")) for case in battery.CASES if case[0] in cases]
-    script = ("import json, sys, envs\nfor one in envs.run_programs([{'env': 'math', 'program': program} for program in "
+    script = ("import json, sys, envs\n"
+              "for one in envs.run_programs([{'env': 'math', 'program': program} for program in "
               "['answer = 42', *json.loads(sys.argv[1])]]): print(json.dumps(one))")
-    done = subprocess.run([sys.executable, "-c", script, json.dumps(programs)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(programs)], cwd=tmp_path, capture_output=True,
+                          text=True)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert says in done.stderr
     assert results[0] == ["ok", "42"]
@@ -122,7 +128,8 @@ def test_without_a_layer(tmp_path, change, says, cases):
 
 def test_order_and_crashes():
     """Every job gets its own answer, in order, whatever happens around it."""
-    bad = ["import os; os._exit(3)", "1 / 0", "import ctypes; ctypes.string_at(0)", "import time; time.sleep(0.2); answer = -1"]
+    bad = ["import os; os._exit(3)", "1 / 0", "import ctypes; ctypes.string_at(0)",
+           "import time; time.sleep(0.2); answer = -1"]
     programs = [bad[n // 7 % len(bad)] if n % 7 == 0 else f"answer = {n}" for n in range(200)]
     for n, (status, value) in enumerate(run(programs)):
         assert (status, value) == ("ok", str(n)) if n % 7 else status in ("ok", "error")
@@ -178,7 +185,8 @@ def test_sleepers_overlap():
 
 def test_a_starved_program_is_no_timeout():
     """0.4 s of work under a limit of 0.6 s, while three processes share each core: correct."""
-    burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
+    burn = [subprocess.Popen([sys.executable, "-c",
+                              "while True: pass"]) for _ in range(2 * len(os.sched_getaffinity(0)))]
     try:
         program = "import time\nend = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nanswer = 42"
         assert run([program], timeout=0.6) == [("ok", "42")]
@@ -189,7 +197,8 @@ def test_a_starved_program_is_no_timeout():
 
 
 def test_same_seed_same_results():
-    programs = ["import random; answer = random.random()", "answer = hash('a')", "import numpy; answer = numpy.random.rand()"]
+    programs = ["import random; answer = random.random()", "answer = hash('a')",
+                "import numpy; answer = numpy.random.rand()"]
     first = run(programs, seed=3)
     assert run(programs, seed=3) == first and run(programs, seed=4) != first
 
@@ -225,7 +234,8 @@ def test_killed_caller_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("text, program", [
     ("answer = 1", "answer = 1"), ("```\nanswer = 1\n```", "answer = 1\n"), ("```python\nanswer = 1", "answer = 1"),
-    ("Sure:\n```python\nanswer = 1\n```\nmore\n```\nx\n```", "answer = 1\n"), ("answer = 1\n```\nprose", "answer = 1\n"),
+    ("Sure:\n```python\nanswer = 1\n```\nmore\n```\nx\n```", "answer = 1\n"),
+    ("answer = 1\n```\nprose", "answer = 1\n"),
     ("\ufeffa\r\nb\rc", "a\nb\nc"), ("x = '\ud800'", "x = '?'"), ("", ""),
 ])
 def test_strip_fences(text, program):
@@ -233,7 +243,8 @@ def test_strip_fences(text, program):
 
 
 @pytest.mark.parametrize("text, number", [
-    ("42", 42), (" 42 ", 42), ("-4.50", -4.5), ("+1e3", 1000), (".5", 0.5), ("5.", 5), ("$1,234.50", 1234.5), ("-$5", -5),
+    ("42", 42), (" 42 ", 42), ("-4.50", -4.5), ("+1e3", 1000), (".5", 0.5), ("5.", 5), ("$1,234.50", 1234.5),
+    ("-$5", -5),
     ("$-5", -5), ("36 %", 36), ("1/3", 1 / 3), ("-6/3", -2), ("007", 7),
     ("", None), (".", None), ("e5", None), ("$", None), ("%", None), ("1,23", None), ("1 2", None), ("0x10", None),
     ("1_000", None), ("nan", None), ("inf", None), ("1e999", None), ("1e999999999", None), ("1/0", None), ("--1", None),
