@@ -54,7 +54,6 @@ import random
 import re
 import resource
 import select
-import shutil
 import signal
 import site
 import stat
@@ -290,7 +289,7 @@ class Caller:
         self.settings = settings
         if sys.platform != "linux":
             fail("running programs needs Linux (elsewhere, run this in a container)")
-        import queue, tempfile  # here, and in start(), not at the top: a server forks the faster the less is in it
+        import queue, tempfile  # not at the top, like others below: a server forks the faster the less is in it
         self.scratch = tempfile.mkdtemp(prefix="sandbox-")
         self.servers = {}                    # modules that it has imported -> server process
         self.inbox = queue.SimpleQueue()     # (process, number, status, text) from all servers
@@ -307,6 +306,7 @@ class Caller:
         import subprocess, threading
         clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": str(self.settings["seed"]),
                  "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                 "MALLOC_ARENA_MAX": "1",  # else every thread takes 128 MB of address space
                  "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}  # some Pythons need it to start
         # -s -P and a clean environment isolate as well as -I does, and keep the hash seed: same seed, same results.
         process = subprocess.Popen([sys.executable, "-s", "-P", str(HERE / "envs.py"), "serve",
@@ -381,7 +381,12 @@ class Caller:
                 process.stdin.close()  # at the end of its jobs a server kills its children and ends
         for process in self.servers.values():
             process.wait()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        remove(self.scratch)
+
+
+def remove(folder):
+    import shutil
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # The server: everything from here to the end of the chapter runs in `python envs.py serve`.
@@ -424,7 +429,7 @@ def serve(timeout, workers, memory_mb, seed, scratch, modules):
     for run in running.values():
         run.kill()
         os.waitpid(run.pid, 0)
-    shutil.rmtree(scratch, ignore_errors=True)  # also when the caller was killed and cannot do it
+    remove(scratch)  # also when the caller was killed and cannot do it
 
 
 def reply(number, status, text):
@@ -620,7 +625,7 @@ class Jail:
         if self.holds(folder, 0):
             self.places.append(place)
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             if ruleset is not None:
                 os.close(ruleset)
 
@@ -1003,7 +1008,7 @@ class Math:
 
     def modules(program):
         """Modules worth a server of their own: slow to import and to fork."""
-        return ("numpy", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
+        return ("numpy", "numpy.random", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
 
     def run(program, job):
         """In the child: the value of solution(), else of variable answer, ans or result, else the last line printed.
