@@ -828,7 +828,7 @@ def read_rows(path) -> list:
             if text.startswith("<"):
                 problems = xml.etree.ElementTree.fromstring(text).iter("Problem")
                 rows += [{field.tag: field.text for field in problem} for problem in problems]
-            elif text.startswith("[") or path.is_dir():
+            elif text.startswith(("[", "{\n")) or path.is_dir():
                 found = json.loads(text)
                 rows += found if isinstance(found, list) else [found]
             else:
@@ -1081,7 +1081,7 @@ def read_literal(text: str, subject: str | None = None) -> tuple:
             positive, words = not positive, [words[0], words[3] + "s", words[4]]
         elif words[1:3] == ["is", "not"]:
             positive, words = not positive, [words[0], "is", *words[3:]]
-        parts = [words[2], words[0]] if words[1:2] == ["is"] and len(words) == 3 else [*words[1:2], *words[:1], *words[2:]]
+        parts = [] if len(words) != 3 else [words[2], words[0]] if words[1] == "is" else [words[1], words[0], words[2]]
     if len(parts) not in (2, 3) or not all(re.fullmatch(r"\$?\w[\w' -]*", part) for part in parts):
         raise ValueError(f"{text.strip()!r} is neither like 'Bob is cold' or 'Bob likes tiger' nor like Cold(Bob, True)")
     return (positive, *parts)
@@ -1232,7 +1232,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     """
     (facts, rules, depth, count), things = size, rng.sample(words["animals"], len(words["animals"]))
     pronto, closed, relations = semantics == "pronto", semantics == "cwa", rng.random() < 0.4
-    subjects = rng.sample(words["people"], 1 + facts // 2)
+    subjects = rng.sample(words["people"], 1 + min(facts, 5) // 2)
     if relations and not pronto:
         subjects = ["the " + things.pop() for _ in subjects]
     # properties (verb, word, positive), all different: the chain's, one for each fact, one for each rule, two spare ones
@@ -1240,7 +1240,9 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     if pronto:  # kinds lead to kinds, and aside to adjectives
         pool[:depth + 1] = [("is a", kind) for kind in rng.sample(words["kinds"], depth + 1)]
     elif relations:
-        pool = [(rng.choice(words["verbs"]), rng.choice(things)) if rng.random() < 0.5 else part for part in pool]
+        pairs = [(verb, thing) for verb in words["verbs"] for thing in things]
+        rng.shuffle(pairs)
+        pool = [pairs.pop() if pairs and rng.random() < 0.5 else part for part in pool]
     pool = [(*part, closed or part[0] == "is a" or rng.random() < 0.7) for part in pool]
     chain, sides, fresh = pool[:depth + 1], pool[depth + 1:depth + 1 + facts], pool[depth + 1 + facts:]
     known = [(subjects[0], chain[0])]
@@ -1250,10 +1252,11 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     extra = [part for subject, part in known[1:] if subject == subjects[0]]
     links = []
     for place in range(rules):
-        body = [chain[place]] if place < depth else rng.sample(chain if pronto else chain + sides, 1)
+        aside = chain[:depth] + ([] if pronto else sides) if depth else fresh[-2:-1]  # in no proof longer than depth
+        body = [chain[place] if place < depth else rng.choice(aside)]
         if closed and rng.random() < 0.4:
             body.append((*fresh[-1][:2], False))  # negation as failure, of what nothing concludes
-        elif extra and rng.random() < 0.5:
+        elif extra and not pronto and rng.random() < 0.5:
             body += [part for part in [rng.choice(extra)] if part not in body]
         links.append((body, chain[place + 1] if place < depth else fresh[place - depth]))
     rng.shuffle(known), rng.shuffle(links)
@@ -1285,7 +1288,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
 def import_logic(path, format: str) -> list[dict]:
     """A public data set as tasks; logiclm-programs as candidates, the programs that a language model wrote."""
     rows, tasks = read_rows(path), []
-    if format == "prontoqa" and len(rows) == 1:  # one object of {"example1": {"test_example": {...}}}
+    if "example1" in rows[0]:  # ProntoQA: one object, {"example1": {"test_example": {...}, ...}, ...}
         rows = [example["test_example"] for example in rows[0].values()]
     for number, row in enumerate(rows, 1):
         try:
@@ -1330,8 +1333,8 @@ class Logic:
                                  "`cannot be shown`, as in RuleTaker; pronto: False, as in ProntoQA (default: %(default)s)")
         parser.add_argument("--levels", default="1-4", metavar="LOW-HIGH",
                             help=f"sizes in equal shares, from 1 (one fact) to {max(LEVELS)} (default: %(default)s)")
-        parser.add_argument("--facts", type=int, help="number of facts, 1 to 12 (default: the level's)")
-        parser.add_argument("--rules", type=int, help="number of rules, 0 to 12 (default: the level's)")
+        parser.add_argument("--facts", type=int, help="number of facts, 1 to 8 (default: the level's)")
+        parser.add_argument("--rules", type=int, help="number of rules, 0 to 8 (default: the level's)")
         parser.add_argument("--depth", type=int, help="rules in the longest proof, 0 to 5 (default: the level's)")
         parser.add_argument("--questions-per-task", type=int, metavar="N",
                             help="questions about one context, all to be right (default: the level's, 2 to 4)")
@@ -1353,10 +1356,10 @@ class Logic:
             level = levels[number % len(levels)]
             size = [usual if own is None else own for own, usual in zip(given, LEVELS[level])]
             facts, rules, depth, count = size
-            if not (1 <= facts <= 12 and 0 <= depth <= min(rules, 5) and rules <= 12 and 1 <= count <= 12
-                    and facts // 2 < len(words["people"])):
-                fail(f"no theory of {facts} facts, {rules} rules, depth {depth}, {count} questions (1 to 12 facts and "
-                     f"questions, 0 to 12 rules, depth up to 5 and to the rules; a name for every second fact)")
+            if not (1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8 and 1 <= count <= 8
+                    and len(words["people"]) >= 3):
+                fail(f"no theory of {facts} facts, {rules} rules, depth {depth}, {count} questions (1 to 8 facts and "
+                     f"questions, up to 8 rules, depth up to 5 and to the rules, three --names or more)")
             rng = random.Random(f"logic {args.seed} {args.split} {number}")
             draws = (logic_task(rng, size, args.semantics, words) for _ in range(5_000))
             made = next((draw for draw in draws if draw and draw["question"] not in used and ("train", "test")[
@@ -1374,8 +1377,9 @@ class Logic:
         return tasks
 
     def examples(task) -> list[dict]:
-        """Three theories of the task's own size, in words that no task uses; each draft has lost a line."""
-        return logic_examples(tuple(task.get("size", LEVELS[4])), task["semantics"])
+        """Three theories of the task's size, at most level 4's, in words that no task uses; each draft has lost a line."""
+        size = tuple(map(min, task.get("size", LEVELS[4]), LEVELS[4]))  # larger ones would only make long prompts
+        return logic_examples(size, task["semantics"])
 
     # environment
     def run(program: str, job: dict) -> str:
