@@ -1190,7 +1190,7 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus yumpus "
              "zumpus"}.items()}
 # level: facts, rules, depth (rules in the longest proof), questions at most
-LEVELS = {1: (1, 0, 0, 2), 2: (1, 1, 1, 3), 3: (2, 1, 1, 4), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
+LEVELS = {1: (1, 0, 0, 1), 2: (1, 1, 1, 2), 3: (2, 1, 1, 3), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
           7: (6, 6, 5, 4)}
 
 
@@ -1200,11 +1200,6 @@ def phrase(verb: str, word: str, positive: bool) -> str:
         return f"{verb} the {word}" if positive else f"does not {verb[:-1]} the {word}"
     article = "" if verb == "is" else "an " if word[0] in "aeiou" else "a "
     return f"is {'' if positive else 'not '}{article}{word}"
-
-
-def formal(english: str) -> str:
-    """A phrase as it stands in a program, without articles: "does not like the tiger" -> "does not like tiger" """
-    return re.sub(r"\b(the|an?) ", "", english)
 
 
 def rule_in_english(rng, body: list, head: tuple) -> str:
@@ -1231,7 +1226,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     other rules conclude properties that no other statement has: they shorten no proof and contradict nothing.
     """
     (facts, rules, depth, count), things = size, rng.sample(words["animals"], len(words["animals"]))
-    pronto, closed, relations = semantics == "pronto", semantics == "cwa", rng.random() < 0.4
+    pronto, closed, relations = semantics == "pronto", semantics == "cwa", rng.random() < 0.3
     subjects = rng.sample(words["people"], 1 + min(facts, 5) // 2)
     if relations and not pronto:
         subjects = ["the " + things.pop() for _ in subjects]
@@ -1261,25 +1256,25 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
         links.append((body, chain[place + 1] if place < depth else fresh[place - depth]))
     rng.shuffle(known), rng.shuffle(links)
     told = [f"{subject} {phrase(*part)}" for subject, part in known]
-    sentences = [rng.choice(["{}.", "{}.", "We know that {}."]).format(text) for text in told]
+    sentences = [("We know that " if rng.random() < 0.2 else "") + text + "." for text in told]
     sentences += [rule_in_english(rng, *link) for link in links]
-    program = [formal(text) for text in told] + [
-        formal(f"if X {conditions(body)} then X {phrase(*head)}") for body, head in links]
+    program = told + [f"if X {conditions(body)} then X {phrase(*head)}" for body, head in links]
     # every question that could be asked, with its answer by the solver, the deepest ones first
     parts = dict.fromkeys(part[:2] for part in [*chain[::-1], *(part for _, part in known), *fresh])
     asked = [f"{subject} {phrase(*part, positive)}?" for part in parts for subject in subjects for positive in (True, False)]
-    answers = answer_questions(*read_program("\n".join(program + [formal(text) for text in asked])), semantics)
+    answers = answer_questions(*read_program("\n".join(program + asked)), semantics)
     values = ["True", "False", "Unknown"] if semantics == "owa" else ["True", "False"]
     chosen = []
     for value in [value for _ in range(count) for value in rng.sample(values, len(values))][:count]:
-        deep = not any(answers[place] != "Unknown" for place in chosen)  # ask once about the end of the chain
-        open_ = [place for place in range(len(asked)) if answers[place] == value and place not in chosen]
+        open_ = [place for place in range(len(asked)) if answers[place] == value and place not in chosen
+                 and place ^ 1 not in chosen]  # place ^ 1 asks the opposite
         if not open_:
             return None
+        deep = not any(answers[place] != "Unknown" for place in chosen)  # ask once about the end of the chain
         chosen.append(open_[0] if deep else rng.choice(open_))
     rng.shuffle(chosen)
     asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
-    return {"context": sentences, "program": "\n".join(program + [formal(text) for text in asked]),
+    return {"context": sentences, "program": "\n".join(program + asked),
             "question": "\n".join(text[0].upper() + text[1:] for text in sentences + asked),
             "answer": ", ".join(answers),
             "guards": {"statements": facts + rules, "negated": [" not " in text for text in asked]}}
