@@ -1304,7 +1304,7 @@ def import_logic(path, format: str) -> list[dict]:
         for place, (text, answer) in enumerate(asked):
             statement = re.split(r"[:?]\s+(?=\S)", text)[-1].strip(" .?") + "?"
             task = {"id": f"logic/{format}/{number:05d}-{row.get('id', '')}/{place}", "env": "logic",
-                    "question": "\n".join([*sentences, statement]), "answer": str(answer), "semantics": semantics}
+                    "question": "\n".join([*sentences, statement]), "answer": str(answer), "semantics": semantics, "guards": None}
             if format != "logiclm-programs":
                 tasks.append(task)
             for candidate, program in enumerate(row["raw_logic_programs"] if format == "logiclm-programs" else []):
@@ -1368,7 +1368,7 @@ class Logic:
                     "semantics": args.semantics, "group": f"level {level}"}
             if given[:3] != (None, None, None):
                 task["group"] = f"{facts} facts, {rules} rules, depth {depth}"
-            tasks.append({**task, "guards": made["guards"]} if args.guards else task)
+            tasks.append({**task, "guards": made["guards"] if args.guards else None})
         return tasks
 
     def examples(task) -> list[dict]:
@@ -1377,6 +1377,9 @@ class Logic:
         return logic_examples(size, task["semantics"])
 
     # environment
+    def modules(program: str) -> tuple:
+        return ("clingo",)
+
     def run(program: str, job: dict) -> str:
         statements, questions = read_program(program)
         guards = job.get("guards")
