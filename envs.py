@@ -1242,7 +1242,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     chain, sides, fresh = pool[:depth + 1], pool[depth + 1:depth + 1 + facts], pool[depth + 1 + facts:]
     known = [(subjects[0], chain[0])]
     for place in range(1, facts):
-        shared = place < len(subjects) and rng.random() < 0.5  # another subject goes through the chain, too
+        shared = place < len(subjects) and rng.random() < 0.8  # another subject goes through the chain, too
         known.append((subjects[place % len(subjects)], chain[0] if shared else sides[place]))
     extra = [part for subject, part in known[1:] if subject == subjects[0]]
     links = []
@@ -1271,7 +1271,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
         if not open_:
             return None
         deep = not any(answers[place] != "Unknown" for place in chosen)  # ask once about the end of the chain
-        chosen.append(open_[0] if deep else rng.choice(open_))
+        chosen.append(open_[0] if deep else rng.choice(open_[:3]))
     rng.shuffle(chosen)
     asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
     return {"context": sentences, "program": "\n".join(program + asked),
