@@ -1050,7 +1050,7 @@ class Math:
 
 # --------------------------------------------------------------------------------------- Logic --
 
-# A program has a line for each fact, rule and question. Two grammars are read, also mixed, `:::` or `#` starts a comment:
+# A program has a line for each fact, rule and question. Two grammars are read, also mixed; ::: or # begins a comment:
 #     what the examples show                       Logic-LM (arXiv 2305.12295), with headers Facts:, Rules:, Query:
 #     Bob is not cold                              Cold(Bob, False)            !Cold(Bob)  Not(Cold(Bob))  ~Cold(Bob)
 #     bear likes tiger                             Likes(bear, tiger, True)    Likes(bear, tiger)
@@ -1063,7 +1063,7 @@ class Math:
 
 def read_literal(text: str, subject: str | None = None) -> tuple:
     """An atom or its negation: "Bob is not cold" -> (False, "cold", "Bob"), "Likes($x, tiger)" -> (True, "Likes", "$x",
-    "tiger"). Without a subject of its own it takes the one given: "likes tiger", "Bob" -> (True, "likes", "Bob", "tiger").
+    "tiger"). What has no subject takes the one given: "likes tiger", "Bob" -> (True, "likes", "Bob", "tiger").
     """
     positive, rest = True, text.strip()
     while negated := re.fullmatch(r"(?:[!~¬]|not\b)\s*(.+)|\((.+)\)", rest, re.IGNORECASE):
@@ -1082,8 +1082,8 @@ def read_literal(text: str, subject: str | None = None) -> tuple:
         elif words[1:3] == ["is", "not"]:
             positive, words = not positive, [words[0], "is", *words[3:]]
         parts = [] if len(words) != 3 else [words[2], words[0]] if words[1] == "is" else [words[1], words[0], words[2]]
-    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\$?\w[\w' -]*", part) for part in parts):
-        raise ValueError(f"{text.strip()!r} is neither like 'Bob is cold' or 'Bob likes tiger' nor like Cold(Bob, True)")
+    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\$\w+|\w[\w' -]*", part) for part in parts):
+        raise ValueError(f"{text.strip()!r} is not like 'Bob is cold' or 'Bob likes tiger' nor like Cold(Bob, True)")
     return (positive, *parts)
 
 
@@ -1179,16 +1179,16 @@ def answer_questions(statements: list, questions: list, semantics: str) -> list[
     return answers
 
 
-# Words of the generated tasks. The first third of each list is for the few-shot examples alone: what an example names is
-# then never what the task names, so that nothing copied from an example is right by luck.
+# Words of the generated tasks. The first third of each list is for the few-shot examples alone: what an example names
+# is then never what the task names, so that nothing copied from an example is right by luck.
 LOGIC_WORDS = {key: words.split() for key, words in {
     "people": "Anne Carl Emma Frank Gina Hugo Bob Charlie Dave Erin Fiona Gary Harry Ivy Jack Kate Leo Mia",
     "animals": "goat duck frog hen bear cat cow dog lion mouse rabbit squirrel tiger",
-    "adjectives": "old calm loud soft tiny warm fast neat dry fair wise poor slim brave big blue cold furry green happy kind "
-                  "nice quiet red rough round sad smart strong tall white young thin rich shy lazy polite proud",
+    "adjectives": "old calm loud soft tiny warm fast neat dry fair wise poor slim brave big blue cold furry "
+                  "green happy kind nice quiet red rough round sad smart strong tall white young thin rich shy lazy polite proud",
     "verbs": "finds helps meets chases eats likes needs sees visits",
-    "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus yumpus "
-             "zumpus"}.items()}
+    "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
+             "yumpus zumpus"}.items()}
 # level: facts, rules, depth (rules in the longest proof), questions at most
 LEVELS = {1: (1, 0, 0, 1), 2: (1, 1, 1, 2), 3: (2, 1, 1, 3), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
           7: (6, 6, 5, 4)}
@@ -1203,7 +1203,7 @@ def phrase(verb: str, word: str, positive: bool) -> str:
 
 
 def rule_in_english(rng, body: list, head: tuple) -> str:
-    """One wording of several: "If something is cold then it is red.", "Cold things are red.", "Whatever is cold ..." """
+    """One wording of several: "If something is cold then it is red.", "Cold things are red.", "Whatever is ..."."""
     if body[0][0] == "is a":
         return f"{rng.choice(['Every', 'Each'])} {body[0][1]} {phrase(*head)}."
     if {verb for verb, _, _ in [*body, head]} == {"is"} and all(part[2] for part in body) and rng.random() < 0.5:
@@ -1230,7 +1230,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     subjects = rng.sample(words["people"], 1 + min(facts, 5) // 2)
     if relations and not pronto:
         subjects = ["the " + things.pop() for _ in subjects]
-    # properties (verb, word, positive), all different: the chain's, one for each fact, one for each rule, two spare ones
+    # properties (verb, word, positive), all different: the chain's, one for each fact and each rule, two spare ones
     pool = [("is", word) for word in rng.sample(words["adjectives"], depth + facts + rules + 3)]
     if pronto:  # kinds lead to kinds, and aside to adjectives
         pool[:depth + 1] = [("is a", kind) for kind in rng.sample(words["kinds"], depth + 1)]
@@ -1261,17 +1261,18 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     program = told + [f"if X {conditions(body)} then X {phrase(*head)}" for body, head in links]
     # every question that could be asked, with its answer by the solver, the deepest ones first
     parts = dict.fromkeys(part[:2] for part in [*chain[::-1], *(part for _, part in known), *fresh])
-    asked = [f"{subject} {phrase(*part, positive)}?" for part in parts for subject in subjects for positive in (True, False)]
+    asked = [f"{subject} {phrase(*part, positive)}?"
+             for part in parts for subject in subjects for positive in (True, False)]
     answers = answer_questions(*read_program("\n".join(program + asked)), semantics)
     values = ["True", "False", "Unknown"] if semantics == "owa" else ["True", "False"]
     chosen = []
     for value in [value for _ in range(count) for value in rng.sample(values, len(values))][:count]:
-        open_ = [place for place in range(len(asked)) if answers[place] == value and place not in chosen
-                 and place ^ 1 not in chosen]  # place ^ 1 asks the opposite
-        if not open_:
+        fitting = [place for place in range(len(asked)) if answers[place] == value and place not in chosen
+                   and place ^ 1 not in chosen]  # place ^ 1 asks the opposite
+        if not fitting:
             return None
         deep = not any(answers[place] != "Unknown" for place in chosen)  # ask once about the end of the chain
-        chosen.append(open_[0] if deep else rng.choice(open_[:3]))
+        chosen.append(fitting[0] if deep else rng.choice(fitting[:3]))
     rng.shuffle(chosen)
     asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
     return {"context": sentences, "program": "\n".join(program + asked),
@@ -1283,7 +1284,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
 def import_logic(path, format: str) -> list[dict]:
     """A public data set as tasks; logiclm-programs as candidates, the programs that a language model wrote."""
     rows, tasks = read_rows(path), []
-    if "example1" in rows[0]:  # ProntoQA: one object, {"example1": {"test_example": {...}, ...}, ...}
+    if format == "prontoqa" and "example1" in rows[0]:  # one object: {"example1": {"test_example": {...}, ...}, ...}
         rows = [example["test_example"] for example in rows[0].values()]
     for number, row in enumerate(rows, 1):
         try:
@@ -1298,13 +1299,15 @@ def import_logic(path, format: str) -> list[dict]:
                 asked = [(row["question"], dict(option.split(") ") for option in row["options"])[row["answer"]])]
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             fail(f"{path}: entry {number} is not of --format {format} ({error!r}; mend it, or choose another format)")
-        open_world = "OWA" in str(row.get("id")) or len(row.get("options", "")) == 3
-        semantics = ("pronto" if "pronto" in f"{format} {path}".lower() else "owa" if open_world else "cwa")
+        open_world = ("OWA" in str(row.get("id")) or len(row.get("options", "")) == 3
+                      or "Unknown" in dict(asked).values())
+        semantics = "pronto" if "pronto" in f"{format} {path}".lower() else "owa" if open_world else "cwa"
         sentences = re.split(r"(?<=[.!])\s+", context.strip())
         for place, (text, answer) in enumerate(asked):
             statement = re.split(r"[:?]\s+(?=\S)", text)[-1].strip(" .?") + "?"
             task = {"id": f"logic/{format}/{number:05d}-{row.get('id', '')}/{place}", "env": "logic",
-                    "question": "\n".join([*sentences, statement]), "answer": str(answer), "semantics": semantics, "guards": None}
+                    "question": "\n".join([*sentences, statement]), "answer": str(answer), "semantics": semantics,
+                    "guards": None}
             if format != "logiclm-programs":
                 tasks.append(task)
             for candidate, program in enumerate(row["raw_logic_programs"] if format == "logiclm-programs" else []):
@@ -1325,14 +1328,14 @@ class Logic:
     def add_arguments(parser):
         parser.add_argument("--semantics", choices=["owa", "cwa", "pronto"], default="owa",
                             help="owa: what does not follow is Unknown, as in ProofWriter; cwa: False, and `not` means "
-                                 "`cannot be shown`, as in RuleTaker; pronto: False, as in ProntoQA (default: %(default)s)")
+                                 "`cannot be shown`, as in RuleTaker; pronto: False, as in ProntoQA (default: owa)")
         parser.add_argument("--levels", default="1-4", metavar="LOW-HIGH",
                             help=f"sizes in equal shares, from 1 (one fact) to {max(LEVELS)} (default: %(default)s)")
         parser.add_argument("--facts", type=int, help="number of facts, 1 to 8 (default: the level's)")
         parser.add_argument("--rules", type=int, help="number of rules, 0 to 8 (default: the level's)")
         parser.add_argument("--depth", type=int, help="rules in the longest proof, 0 to 5 (default: the level's)")
         parser.add_argument("--questions-per-task", type=int, metavar="N",
-                            help="questions about one context, all to be right (default: the level's, 2 to 4)")
+                            help="questions about one context, all to be right (default: the level's, 1 to 4)")
         parser.add_argument("--names", help="people to tell of, separated by commas (default: 11 built-in ones)")
         parser.add_argument("--guards", action="store_true",
                             help="also refuse programs whose number of statements or whose negated questions differ "
@@ -1372,9 +1375,16 @@ class Logic:
         return tasks
 
     def examples(task) -> list[dict]:
-        """Three theories of the task's size, at most level 4's, in words that no task uses; each draft has lost a line."""
+        """Three theories of the task's size, made as the tasks are, in words that no task uses."""
         size = tuple(map(min, task.get("size", LEVELS[4]), LEVELS[4]))  # larger ones would only make long prompts
-        return logic_examples(size, task["semantics"])
+        words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
+        rng, examples = random.Random(f"examples {size}"), []
+        while len(examples) < 3:
+            if made := logic_task(rng, size, task["semantics"], words):
+                lines = made["program"].split("\n")
+                del lines[len(examples)]  # the draft has lost one: the first, the second, the third
+                examples.append({"question": made["question"], "program": made["program"], "draft": "\n".join(lines)})
+        return examples
 
     # environment
     def modules(program: str) -> tuple:
@@ -1384,7 +1394,7 @@ class Logic:
         statements, questions = read_program(program)
         guards = job.get("guards")
         if guards and len(statements) != guards["statements"]:
-            raise ValueError(f"guard: {len(statements)} statements, but the context has {guards['statements']} sentences")
+            raise ValueError(f"guard: {len(statements)} statements for the context's {guards['statements']} sentences")
         if guards and [not question[0] for question in questions] != guards["negated"]:
             raise ValueError("guard: the questions are not as many, or not negated, as those of the task")
         return ", ".join(answer_questions(statements, questions, job["semantics"]))
@@ -1403,19 +1413,6 @@ class Logic:
     def close():
         pass
 
-
-@functools.lru_cache(maxsize=64)
-def logic_examples(size: tuple, semantics: str) -> list[dict]:
-    """The few-shot examples of one size, made as the tasks are, in the words that are kept for them."""
-    words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
-    made, rng = [], random.Random("examples")
-    while len(made) < 3:
-        draw = logic_task(rng, size, semantics, words)
-        if draw:
-            lines = draw["program"].split("\n")
-            draft = "\n".join(lines[:len(made)] + lines[len(made) + 1:])  # without its first, second, third line
-            made.append({"question": draw["question"], "program": draw["program"], "draft": draft})
-    return made
 
 # ----------------------------------------------------------------------------------------- Web --
 

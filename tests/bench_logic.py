@@ -1,10 +1,10 @@
 """What the logic environment rewards, and how fast. Not a test: python tests/bench_logic.py [--public FOLDER]
 
-    reward noise   correct programs are damaged in eight ways; the share that is still rewarded, by the number of questions
-                   about one context and with guards
+    reward noise   correct programs are damaged in eight ways; the share that is still rewarded, by the number of
+                   questions about one context, and with guards
     speed          programs per second in this process (reward.py adds the cost of the sandbox)
-    public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5 wrote
-                   for Logic-LM, against the gold answers
+    public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5
+                   wrote for Logic-LM, against the gold answers
 """
 import argparse
 import random
@@ -95,7 +95,8 @@ def public(folder):
         file = folder / f"logiclm_{name}_dev_gpt-3.5-turbo.json"
         candidates = Logic.formats["logiclm-programs"](file)
         right = sum(rewarded(candidate["program"], candidate) for candidate in candidates)
-        print(f"{name}, GPT-3.5's published programs: {right} of {len(candidates)} rewarded ({right / len(candidates):.0%})")
+        share = right / len(candidates)
+        print(f"{name}, GPT-3.5's published programs: {right} of {len(candidates)} rewarded ({share:.0%})")
 
 
 def main():
@@ -103,7 +104,8 @@ def main():
     parser.add_argument("--public", type=Path, help="folder with envisions_proofwriter.json and logiclm_*.json")
     args = parser.parse_args()
     for size in (["--levels", "4"], ["--facts", "6", "--rules", "6", "--depth", "3"]):
-        columns = {"1 question": ["1"], "1, guards": ["1", "--guards"], "4 questions": ["4"], "4, guards": ["4", "--guards"]}
+        columns = {"1 question": ["1"], "1, guards": ["1", "--guards"],
+                   "4 questions": ["4"], "4, guards": ["4", "--guards"]}
         table = {name: noise([*size, "--questions-per-task", *flags]) for name, flags in columns.items()}
         print("\nStill rewarded,", " ".join(size), "\n" + " " * 32, *(f"{name:>12}" for name in table))
         for damage in next(iter(table.values())):
@@ -112,7 +114,8 @@ def main():
     programs = [text(*parsed(task, len(task["answer"].split(", ")))) for task in tasks]
     start = time.process_time()
     assert all(map(rewarded, programs, tasks))
-    print(f"\n{len(tasks) / (time.process_time() - start):,.0f} programs per second of CPU, level 4, one core, in process")
+    speed = len(tasks) / (time.process_time() - start)
+    print(f"\n{speed:,.0f} programs per second of CPU, level 4, one core, in process")
     if args.public:
         public(args.public)
 

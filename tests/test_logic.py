@@ -1,5 +1,5 @@
-"""Logic: grammar, semantics, generator and importers. The generator's answers are compared with a plain fixpoint that reads
-the English sentences itself: no line of it is shared with envs.py."""
+"""Logic: grammar, semantics, generator and importers. The generator's answers are compared with a plain fixpoint that
+reads the English sentences itself: no line of it is shared with envs.py."""
 import argparse
 import json
 import re
@@ -27,7 +27,7 @@ def verb_phrase(text, subject):
 
 
 def clauses(text, subject=None):
-    """Clauses joined by "and": "something is cold and likes the tiger" -> [(True, "cold", "?"), (True, "like", "?", ...)]"""
+    """Clauses by "and": "Bob is big and likes the cat" -> [(True, "big", "Bob"), (True, "like", "Bob", "cat")]"""
     found = []
     for part in text.strip().rstrip(".?").split(" and "):
         literal = verb_phrase(part, subject) if subject else None
@@ -127,8 +127,9 @@ def test_both_grammars_say_the_same():
     assert run(COMPACT) == run(LOGIC_LM) == "Unknown, False"
 
 
-@pytest.mark.parametrize("text", ["Not(Cold(Bob, True))", "!Cold(Bob, True)", "~Cold(Bob)", "¬Cold(Bob)", "Cold(Bob, False)",
-                                  "not Cold(Bob)", "Bob is not Cold", "Not(Cold(Bob))", "Not(Not(Cold(Bob, false)))"])
+@pytest.mark.parametrize("text", [
+    "Not(Cold(Bob, True))", "!Cold(Bob, True)", "~Cold(Bob)", "¬Cold(Bob)", "not Cold(Bob)",
+    "Cold(Bob, False)", "Bob is not Cold", "Not(Cold(Bob))", "Not(Not(Cold(Bob, false)))"])
 def test_lenient_negation(text):
     assert envs.read_literal(text) == (False, "Cold", "Bob")
 
@@ -161,7 +162,8 @@ def test_canonical_sorts_statements_and_keeps_the_order_of_questions():
     ("if then X is red\nBob is red?", "line 1"),
     ("->\nBob is red?", "line 1"),
     ('Cold(B"ob).\nBob is red?', "line 1"),
-    ("\n".join(f"thing{n} is cold" for n in range(60)) + "\nif X likes Y and Y likes Z then X likes Z\nBob is big?", "too large"),
+    ("\n".join(f"thing{n} is cold" for n in range(60)) + "\nif X likes Y and Y likes Z then X likes Z\nBob is big?",
+     "too large"),
 ])
 def test_errors_say_line_and_reason(program, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
@@ -233,7 +235,7 @@ def test_answers_are_balanced(semantics, values):
 
 @pytest.mark.parametrize("depth", range(6))
 def test_depth_is_the_number_of_rules_in_the_longest_proof(depth):
-    for task in make("--depth", str(depth), "--rules", str(depth + 1), "--facts", "3", num=20):
+    for task in make("--depth", str(depth), "--rules", str(depth + 1), "--facts", "3", "--levels", "4", num=20):
         lines, number = task["question"].split("\n"), len(task["answer"].split(", "))
         rounds = fixpoint([sentence(line) for line in lines[:-number]])
         asked = [(sign, *clauses(line)[0][1:]) for line in lines[-number:] for sign in (True, False)]
@@ -241,8 +243,8 @@ def test_depth_is_the_number_of_rules_in_the_longest_proof(depth):
 
 
 def test_splits_share_no_question_and_seeds_repeat():
-    questions = {split: {task["question"] for seed in (0, 1) for task in make("--levels", "1-2", split=split, seed=seed)}
-                 for split in ("train", "test")}
+    questions = {split: {task["question"] for seed in (0, 1)
+                         for task in make("--levels", "1-2", split=split, seed=seed)} for split in ("train", "test")}
     assert not questions["train"] & questions["test"]
     assert make() == make() and make() != make(seed=1)
     assert make(num=8) == make(num=60)[:8]
@@ -252,7 +254,8 @@ def test_sizes_names_levels_and_guards_are_arguments():
     task = make("--facts", "2", "--rules", "3", "--depth", "1", "--questions-per-task", "1", "--guards", num=1)[0]
     assert task["size"] == [2, 3, 1, 1] and len(task["question"].split("\n")) == 6
     assert task["guards"]["statements"] == 5 and len(task["guards"]["negated"]) == 1
-    assert [(task["level"], task["group"]) for task in make("--levels", "2-3", num=2)] == [(2, "level 2"), (3, "level 3")]
+    assert [task["level"] for task in make("--levels", "2-3", num=3)] == [2, 3, 2]
+    assert make("--levels", "3", num=1)[0]["group"] == "level 3"
     named = " ".join(task["question"] for task in make("--names", "Zoe,Yan,Xena", num=20))
     assert "Zoe" in named and "Bob" not in named
     for flags in (["--levels", "0-3"], ["--depth", "3", "--rules", "2"], ["--names", "Zoe,Yan"]):
@@ -276,15 +279,18 @@ def test_examples_are_right_and_name_nothing_that_tasks_name(semantics):
 CONTEXT = "Bob is cold. The bald eagle likes Bob. Cold things are red."
 ROWS = {
     "proofwriter": ({"id": "AttNeg-OWA-D3-1", "theory": CONTEXT, "questions": {
-        "Q1": {"question": "Bob is not red.", "answer": False}, "Q2": {"question": "Bob is big.", "answer": "Unknown"}}},
+        "Q1": {"question": "Bob is not red.", "answer": False},
+        "Q2": {"question": "Bob is big.", "answer": "Unknown"}}},
         "owa", ["False", "Unknown"], "Bob is not red?"),
-    "ruletaker": ({"id": "NegNatLang-1", "context": CONTEXT, "questions": [{"id": "1", "text": "Bob is big.", "label": False}]},
+    "ruletaker": ({"id": "NegNatLang-1", "context": CONTEXT,
+                   "questions": [{"id": "1", "text": "Bob is big.", "label": False}]},
                   "cwa", ["False"], "Bob is big?"),
     "prontoqa": ({"question": "Every wumpus is shy. Max is a wumpus.", "query": "True or false: Max is shy.",
                   "answer": "True"}, "pronto", ["True"], "Max is shy?"),
-    "envisions-logic": ({"id": "ProofWriter_X-OWA-1", "context": CONTEXT, "options": ["A) True", "B) False", "C) Unknown"],
-                         "question": "Based on the above information, is the following statement true, false, or unknown? "
-                                     "Bob is red.", "answer": "A"}, "owa", ["True"], "Bob is red?"),
+    "envisions-logic": ({"id": "ProofWriter_X-OWA-1", "context": CONTEXT, "answer": "A",
+                         "options": ["A) True", "B) False", "C) Unknown"],
+                         "question": "Based on the above information, is the following statement true, false, or "
+                                     "unknown? Bob is red."}, "owa", ["True"], "Bob is red?"),
 }
 
 
@@ -320,7 +326,8 @@ def test_published_programs_become_candidates(tmp_path):
 
 
 def test_command_line(tmp_path):
-    command = [sys.executable, str(ROOT / "envs.py"), "make", "--env", "logic", "--num", "5", "--out", tmp_path / "tasks.jsonl"]
+    command = [sys.executable, str(ROOT / "envs.py"), "make", "--env", "logic", "--num", "5",
+               "--out", tmp_path / "tasks.jsonl"]
     done = subprocess.run([*command, "--semantics", "cwa", "--levels", "4"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(envs.read_jsonl(tmp_path / "tasks.jsonl", require=("id", "env", "question", "answer", "level"))) == 5
