@@ -1185,7 +1185,8 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "people": "Anne Carl Emma Frank Gina Hugo Bob Charlie Dave Erin Fiona Gary Harry Ivy Jack Kate Leo Mia",
     "animals": "goat duck frog hen bear cat cow dog lion mouse rabbit squirrel tiger",
     "adjectives": "old calm loud soft tiny warm fast neat dry fair wise poor slim brave big blue cold furry "
-                  "green happy kind nice quiet red rough round sad smart strong tall white young thin rich shy lazy polite proud",
+                  "green happy kind nice quiet red rough round sad smart strong tall white young thin rich "
+                  "shy lazy polite proud",
     "verbs": "finds helps meets chases eats likes needs sees visits",
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
              "yumpus zumpus"}.items()}
@@ -1382,7 +1383,7 @@ class Logic:
         while len(examples) < 3:
             if made := logic_task(rng, size, task["semantics"], words):
                 lines = made["program"].split("\n")
-                del lines[len(examples)]  # the draft has lost one: the first, the second, the third
+                del lines[len(examples) % len(lines)]  # the draft has lost one: the first, the second, the third
                 examples.append({"question": made["question"], "program": made["program"], "draft": "\n".join(lines)})
         return examples
 
