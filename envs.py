@@ -886,7 +886,7 @@ def read_rows(path) -> list:
             if text.startswith("<"):
                 problems = xml.etree.ElementTree.fromstring(text).iter("Problem")
                 rows += [{field.tag: field.text for field in problem} for problem in problems]
-            elif text.startswith("[") or path.is_dir():
+            elif text.startswith(("[", "{\n")) or path.is_dir():
                 found = json.loads(text)
                 rows += found if isinstance(found, list) else [found]
             else:
@@ -1103,6 +1103,372 @@ class Math:
 
 # --------------------------------------------------------------------------------------- Logic --
 
+# A program has a line for each fact, rule and question. Two grammars are read, also mixed; ::: or # begins a comment:
+#     what the examples show                       Logic-LM (arXiv 2305.12295), with headers Facts:, Rules:, Query:
+#     Bob is not cold                              Cold(Bob, False)            !Cold(Bob)  Not(Cold(Bob))  ~Cold(Bob)
+#     bear likes tiger                             Likes(bear, tiger, True)    Likes(bear, tiger)
+#     if X is cold and rough then X is smart       Cold($x, True) && Rough($x, True) >>> Smart($x, True)
+#     Bob is smart?                                Smart(Bob, True)            under Query:
+# The left one keeps the words of the English in their order, which a small model copies best: few-shot, with people and
+# adjectives only, the embedded model got one fact and its question right in 17 of 40 samples, in Logic-LM's or Prolog's
+# grammar in 1 of 16.
+# Names are taken as they are written: Bears and bear are two things. Only the articles (a, an, the) are dropped.
+# A fact with a variable holds for everything that the program names.
+
+def read_literal(text: str, subject: str | None = None) -> tuple:
+    """An atom or its negation: "Bob is not cold" -> (False, "cold", "Bob"), "Likes($x, tiger)" -> (True, "Likes", "$x",
+    "tiger"). What has no subject takes the one given: "likes tiger", "Bob" -> (True, "likes", "Bob", "tiger").
+    """
+    positive, rest = True, text.strip()
+    while negated := re.fullmatch(r"(?:[!~¬]|not\b)\s*(.+)|\((.+)\)", rest, re.IGNORECASE):
+        positive ^= negated[1] is not None  # else only brackets
+        rest = (negated[1] or negated[2]).strip()
+    if call := re.fullmatch(r"([\w'-]+)\s*\(([^()]*)\)", rest):
+        parts = [call[1], *(part.strip() for part in call[2].split(","))]
+        if parts[-1].lower() in ("true", "false"):
+            positive ^= parts.pop().lower() == "false"
+    else:
+        words = [word for word in rest.split() if word.lower() not in ("a", "an", "the")]
+        if subject and (len(words) < 3 or words[0] in ("is", "does")):
+            words = [subject, *(["is"] if len(words) == 1 else []), *words]
+        if words[1:3] == ["does", "not"] and len(words) == 5:
+            positive, words = not positive, [words[0], words[3] + "s", words[4]]
+        elif words[1:3] == ["is", "not"]:
+            positive, words = not positive, [words[0], "is", *words[3:]]
+        parts = [] if len(words) != 3 else [words[2], words[0]] if words[1] == "is" else [words[1], words[0], words[2]]
+    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\$\w+|\w[\w' -]*", part) for part in parts):
+        raise ValueError(f"{text.strip()!r} is not like 'Bob is cold' or 'Bob likes tiger' nor like Cold(Bob, True)")
+    return (positive, *parts)
+
+
+def is_variable(name: str) -> bool:
+    return name.startswith("$") or name in ("X", "Y", "Z")
+
+
+def read_program(program: str) -> tuple[list, list]:
+    """The statements, each (body, heads) and a fact one without a body, and the questions of a program.
+
+    "Bob is cold\nBob is red?" -> [([], [(True, "cold", "Bob")])], [(True, "red", "Bob")]
+    """
+    statements, questions, section = [], [], "facts"
+    for number, line in enumerate(program.splitlines(), 1):
+        text = re.split(r":::|#", line)[0].strip()
+        header = re.fullmatch(r"(predicate|fact|rule|quer|question)[a-z]*\s*:\s*(.*)", text, re.IGNORECASE)
+        if header:
+            section, text = header[1].lower(), header[2]
+        asks = section.startswith("que") or text[:1] == "?" or text[-1:] == "?"
+        text = text.strip("?. ")
+        if not text or section == "predicate":
+            continue
+        rule = (re.fullmatch(r"if\s+(.+?),?\s+then\s+(.+)", text, re.IGNORECASE)
+                or re.fullmatch(r"(.+?)\s*(?:>>>|=>|->|→)\s*(.+)", text))
+        try:
+            sides = []
+            for side in (rule[1], rule[2]) if rule else ("", text):
+                literals = []
+                for part in re.split(r"&&?|∧|\band\b", side) if side else []:
+                    literals.append(read_literal(part, literals[-1][2] if literals else None))
+                sides.append(literals)
+            body, heads = sides
+            if asks and (body or len(heads) > 1):
+                raise ValueError("a question must be one statement, not a rule or several")
+            if asks and any(map(is_variable, heads[0][2:])):
+                raise ValueError("a question must name things; it has no variables")
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        questions.extend(heads) if asks else statements.append((body, heads))
+    if not questions:
+        raise ValueError("no question (a program ends in lines such as 'Bob is cold?')")
+    return statements, questions
+
+
+MAX_GROUND = 100_000  # instances of one rule: constants ^ variables; more is an error, not a wait for the timeout
+
+
+def consequences(statements: list, questions: list, semantics: str) -> set:
+    """All that follows from the statements, by clingo: the set of (positive, predicate, *names).
+
+    p and not-p are two atoms, t("p", ...) and f("p", ...), so a contradiction stays where it is and nothing explodes
+    (with clingo's own classical negation one contradiction leaves no model at all). Names travel as quoted strings.
+    """
+    import clingo
+    literals = [*questions, *(literal for body, heads in statements for literal in body + heads)]
+    names = sorted({name for literal in literals for name in literal[2:] if not is_variable(name)})
+
+    def term(name):  # "$x" -> Vx, "Bob" -> "Bob" with its quotes
+        return "V" + name.strip("$ ") if is_variable(name) else f'"{name}"'
+
+    def atom(literal, naf=False):
+        sign = "not t" if naf and not literal[0] else "t" if literal[0] else "f"
+        return f'{sign}({", ".join([term(literal[1]), *map(term, literal[2:])])})'
+
+    source = [f"c({term(name)})." for name in names]
+    for body, heads in statements:
+        variables = sorted({term(name) for literal in body + heads for name in literal[2:] if is_variable(name)})
+        if len(names) ** len(variables) > MAX_GROUND:
+            raise ValueError(f"a rule with {len(variables)} variables over {len(names)} names is too large to ground")
+        # c(V) lets V range over all names even where only the head or a negated condition (closed world) holds it
+        conditions = [atom(literal, naf=semantics == "cwa") for literal in body] + [f"c({name})" for name in variables]
+        source += [atom(head) + (" :- " + ", ".join(conditions) if conditions else "") + "." for head in heads]
+    control = clingo.Control(["--warn=none", "--models=2"])
+    control.add("base", [], "\n".join(source))
+    control.ground([("base", [])])
+    with control.solve(yield_=True) as handle:
+        models = [model.symbols(atoms=True) for model in handle]
+    if len(models) != 1:  # only with negation as failure: a thing depends on its own negation
+        raise ValueError(f"the rules have {'no' if not models else 'more than one'} model")
+    return {(symbol.name == "t", *(argument.string for argument in symbol.arguments))
+            for symbol in models[0] if symbol.name != "c"}
+
+
+def answer_questions(statements: list, questions: list, semantics: str) -> list[str]:
+    """owa: what neither follows nor is refuted is Unknown; cwa, pronto: it is False. Contradictions are errors."""
+    known, answers = consequences(statements, questions, semantics), []
+    for literal in questions:
+        opposite = (not literal[0], *literal[1:])
+        if literal in known and opposite in known:
+            raise ValueError(f"contradiction: {literal[1:]} is both true and false")
+        holds = literal in known if literal[0] or semantics != "cwa" else opposite not in known
+        answers.append("True" if holds else "False" if opposite in known or semantics != "owa" else "Unknown")
+    return answers
+
+
+# Words of the generated tasks. The first third of each list is for the few-shot examples alone: what an example names
+# is then never what the task names, so that nothing copied from an example is right by luck.
+LOGIC_WORDS = {key: words.split() for key, words in {
+    "people": "Anne Carl Emma Frank Gina Hugo Bob Charlie Dave Erin Fiona Gary Harry Ivy Jack Kate Leo Mia",
+    "animals": "goat duck frog hen bear cat cow dog lion mouse rabbit squirrel tiger",
+    "adjectives": "old calm loud soft tiny warm fast neat dry fair wise poor slim brave big blue cold furry "
+                  "green happy kind nice quiet red rough round sad smart strong tall white young thin rich "
+                  "shy lazy polite proud",
+    "verbs": "finds helps meets chases eats likes needs sees visits",
+    "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
+             "yumpus zumpus"}.items()}
+# level: facts, rules, depth (rules in the longest proof), questions at most
+LEVELS = {1: (1, 0, 0, 1), 2: (1, 1, 1, 2), 3: (2, 1, 1, 3), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
+          7: (6, 6, 5, 4)}
+
+
+def phrase(verb: str, word: str, positive: bool) -> str:
+    """"likes", "tiger", False -> "does not like the tiger"; "is a", "impus", True -> "is an impus" """
+    if not verb.startswith("is"):
+        return f"{verb} the {word}" if positive else f"does not {verb[:-1]} the {word}"
+    article = "" if verb == "is" else "an " if word[0] in "aeiou" else "a "
+    return f"is {'' if positive else 'not '}{article}{word}"
+
+
+def rule_in_english(rng, body: list, head: tuple) -> str:
+    """One wording of several: "If something is cold then it is red.", "Cold things are red.", "Whatever is ..."."""
+    if body[0][0] == "is a":
+        return f"{rng.choice(['Every', 'Each'])} {body[0][1]} {phrase(*head)}."
+    if {verb for verb, _, _ in [*body, head]} == {"is"} and all(part[2] for part in body) and rng.random() < 0.5:
+        things = ", ".join(word for _, word, _ in body) + f" things are {phrase(*head)[3:]}."
+        return rng.choice([things.capitalize(), "All " + things])
+    start, middle = rng.choice([("If something", " then it"), ("Everything that", ""), ("Whatever", "")])
+    return f"{start} {conditions(body)}{middle} {phrase(*head)}."
+
+
+def conditions(body: list) -> str:
+    """[("is", "cold", True), ("is", "red", False)] -> "is cold and not red" """
+    text = " and ".join(phrase(*part) for part in body)
+    return text.replace(" and is ", " and ") if body[0][0] == "is" else text
+
+
+def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
+    """A random theory of size (facts, rules, depth, questions) with its questions; None if these draws do not fit.
+
+    The theory is built around one chain: a fact about the first subject, and rules from each property to the next. All
+    other rules conclude properties that no other statement has: they shorten no proof and contradict nothing.
+    """
+    (facts, rules, depth, count), things = size, rng.sample(words["animals"], len(words["animals"]))
+    pronto, closed, relations = semantics == "pronto", semantics == "cwa", rng.random() < 0.3
+    subjects = rng.sample(words["people"], 1 + min(facts, 5) // 2)
+    if relations and not pronto:
+        subjects = ["the " + things.pop() for _ in subjects]
+    # properties (verb, word, positive), all different: the chain's, one for each fact and each rule, two spare ones
+    pool = [("is", word) for word in rng.sample(words["adjectives"], depth + facts + rules + 3)]
+    if pronto:  # kinds lead to kinds, and aside to adjectives
+        pool[:depth + 1] = [("is a", kind) for kind in rng.sample(words["kinds"], depth + 1)]
+    elif relations:
+        pairs = [(verb, thing) for verb in words["verbs"] for thing in things]
+        rng.shuffle(pairs)
+        pool = [pairs.pop() if pairs and rng.random() < 0.5 else part for part in pool]
+    pool = [(*part, closed or part[0] == "is a" or rng.random() < 0.7) for part in pool]
+    chain, sides, fresh = pool[:depth + 1], pool[depth + 1:depth + 1 + facts], pool[depth + 1 + facts:]
+    known = [(subjects[0], chain[0])]
+    for place in range(1, facts):
+        shared = place < len(subjects) and rng.random() < 0.8  # another subject goes through the chain, too
+        known.append((subjects[place % len(subjects)], chain[0] if shared else sides[place]))
+    extra = [part for subject, part in known[1:] if subject == subjects[0]]
+    links = []
+    for place in range(rules):
+        aside = chain[:depth] + ([] if pronto else sides) if depth else fresh[-2:-1]  # in no proof longer than depth
+        body = [chain[place] if place < depth else rng.choice(aside)]
+        if closed and rng.random() < 0.4:
+            body.append((*fresh[-1][:2], False))  # negation as failure, of what nothing concludes
+        elif extra and not pronto and rng.random() < 0.5:
+            body += [part for part in [rng.choice(extra)] if part not in body]
+        links.append((body, chain[place + 1] if place < depth else fresh[place - depth]))
+    rng.shuffle(known), rng.shuffle(links)
+    told = [f"{subject} {phrase(*part)}" for subject, part in known]
+    sentences = [("We know that " if rng.random() < 0.2 else "") + text + "." for text in told]
+    sentences += [rule_in_english(rng, *link) for link in links]
+    program = told + [f"if X {conditions(body)} then X {phrase(*head)}" for body, head in links]
+    # every question that could be asked, with its answer by the solver, the deepest ones first
+    parts = dict.fromkeys(part[:2] for part in [*chain[::-1], *(part for _, part in known), *fresh])
+    asked = [f"{subject} {phrase(*part, positive)}?"
+             for part in parts for subject in subjects for positive in (True, False)]
+    answers = answer_questions(*read_program("\n".join(program + asked)), semantics)
+    values = ["True", "False", "Unknown"] if semantics == "owa" else ["True", "False"]
+    chosen = []
+    for value in [value for _ in range(count) for value in rng.sample(values, len(values))][:count]:
+        fitting = [place for place in range(len(asked)) if answers[place] == value and place not in chosen
+                   and place ^ 1 not in chosen]  # place ^ 1 asks the opposite
+        if not fitting:
+            return None
+        deep = not any(answers[place] != "Unknown" for place in chosen)  # ask once about the end of the chain
+        chosen.append(fitting[0] if deep else rng.choice(fitting[:3]))
+    rng.shuffle(chosen)
+    asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
+    return {"context": sentences, "program": "\n".join(program + asked),
+            "question": "\n".join(text[0].upper() + text[1:] for text in sentences + asked),
+            "answer": ", ".join(answers),
+            "guards": {"statements": facts + rules, "negated": [" not " in text for text in asked]}}
+
+
+def import_logic(path, format: str) -> list[dict]:
+    """A public data set as tasks; logiclm-programs as candidates, the programs that a language model wrote."""
+    rows, tasks = read_rows(path), []
+    if format == "prontoqa" and "example1" in rows[0]:  # one object: {"example1": {"test_example": {...}, ...}, ...}
+        rows = [example["test_example"] for example in rows[0].values()]
+    for number, row in enumerate(rows, 1):
+        try:
+            context = row.get("theory") or row["context" if "context" in row else "question"]
+            if isinstance(row.get("questions"), dict):  # ProofWriter, and RuleTaker's meta files
+                asked = [(item["question"], item["answer"]) for item in row["questions"].values()]
+            elif "questions" in row:  # RuleTaker
+                asked = [(item["text"], item["label"]) for item in row["questions"]]
+            elif "query" in row:  # ProntoQA
+                asked = [(row["query"], row["answer"])]
+            else:  # ENVISIONS and Logic-LM: "A" with the options ["A) True", "B) False", ...]
+                asked = [(row["question"], dict(option.split(") ") for option in row["options"])[row["answer"]])]
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            fail(f"{path}: entry {number} is not of --format {format} ({error!r}; mend it, or choose another format)")
+        open_world = ("OWA" in str(row.get("id")) or len(row.get("options", "")) == 3
+                      or "Unknown" in dict(asked).values())
+        semantics = "pronto" if "pronto" in f"{format} {path}".lower() else "owa" if open_world else "cwa"
+        sentences = re.split(r"(?<=[.!])\s+", context.strip())
+        for place, (text, answer) in enumerate(asked):
+            statement = re.split(r"[:?]\s+(?=\S)", text)[-1].strip(" .?") + "?"
+            task = {"id": f"logic/{format}/{number:05d}-{row.get('id', '')}/{place}", "env": "logic",
+                    "question": "\n".join([*sentences, statement]), "answer": str(answer), "semantics": semantics,
+                    "guards": None}
+            if format != "logiclm-programs":
+                tasks.append(task)
+            for candidate, program in enumerate(row["raw_logic_programs"] if format == "logiclm-programs" else []):
+                tasks.append({**task, "iteration": 0, "candidate": candidate, "source": "explore", "program": program})
+    return tasks
+
+
+class Logic:
+    """Theories in English; a solution states their facts, rules and questions, and clingo answers the questions."""
+
+    # tasks
+    fence = "logic"
+    instruction = "Write each fact, rule and question as one line of a logic program."
+    job_fields = ("semantics", "guards")
+    formats = {name: functools.partial(import_logic, format=name) for name in
+               ("proofwriter", "ruletaker", "prontoqa", "logiclm", "logiclm-programs", "envisions-logic")}
+
+    def add_arguments(parser):
+        parser.add_argument("--semantics", choices=["owa", "cwa", "pronto"], default="owa",
+                            help="owa: what does not follow is Unknown, as in ProofWriter; cwa: False, and `not` means "
+                                 "`cannot be shown`, as in RuleTaker; pronto: False, as in ProntoQA (default: owa)")
+        parser.add_argument("--levels", default="1-4", metavar="LOW-HIGH",
+                            help=f"sizes in equal shares, from 1 (one fact) to {max(LEVELS)} (default: %(default)s)")
+        parser.add_argument("--facts", type=int, help="number of facts, 1 to 8 (default: the level's)")
+        parser.add_argument("--rules", type=int, help="number of rules, 0 to 8 (default: the level's)")
+        parser.add_argument("--depth", type=int, help="rules in the longest proof, 0 to 5 (default: the level's)")
+        parser.add_argument("--questions-per-task", type=int, metavar="N",
+                            help="questions about one context, all to be right (default: the level's, 1 to 4)")
+        parser.add_argument("--names", help="people to tell of, separated by commas (default: 11 built-in ones)")
+        parser.add_argument("--guards", action="store_true",
+                            help="also refuse programs whose number of statements or whose negated questions differ "
+                                 "from the task's: fewer wrong programs are rewarded by chance")
+
+    def make(args) -> list[dict]:
+        """args.num theories, the same for the same seed and split. A context's hash decides which split owns it."""
+        low, _, high = args.levels.partition("-")
+        if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low) <= max(LEVELS)):
+            fail(f"--levels {args.levels}: not a range of levels from 1 to {max(LEVELS)} (write 1-4, or 3)")
+        given = (args.facts, args.rules, args.depth, args.questions_per_task)
+        words = {key: values[len(values) // 3:] for key, values in LOGIC_WORDS.items()}
+        words["people"] = args.names.split(",") if args.names else words["people"]
+        levels, tasks, used = range(int(low), int(high or low) + 1), [], set()
+        for number in range(args.num):
+            level = levels[number % len(levels)]
+            size = [usual if own is None else own for own, usual in zip(given, LEVELS[level])]
+            facts, rules, depth, count = size
+            if not (1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8 and 1 <= count <= 8
+                    and len(words["people"]) >= 3):
+                fail(f"no theory of {facts} facts, {rules} rules, depth {depth}, {count} questions (1 to 8 facts and "
+                     f"questions, up to 8 rules, depth up to 5 and to the rules, three --names or more)")
+            rng = random.Random(f"logic {args.seed} {args.split} {number}")
+            draws = (logic_task(rng, size, args.semantics, words) for _ in range(5_000))
+            made = next((draw for draw in draws if draw and draw["question"] not in used and ("train", "test")[
+                hashlib.sha256(" ".join(sorted(draw["context"])).encode()).digest()[0] % 2] == args.split), None)
+            if made is None:
+                fail(f"no further theory of {facts} facts, {rules} rules, depth {depth} with {count} questions after "
+                     f"{number} tasks (ask for fewer tasks or questions, or a larger size)")
+            used.add(made["question"])
+            task = {"id": f"logic/{args.semantics}/{args.split}/s{args.seed}/{number:04d}", "env": "logic",
+                    "question": made["question"], "answer": made["answer"], "level": level, "size": size,
+                    "semantics": args.semantics, "group": f"level {level}"}
+            if given[:3] != (None, None, None):
+                task["group"] = f"{facts} facts, {rules} rules, depth {depth}"
+            tasks.append({**task, "guards": made["guards"] if args.guards else None})
+        return tasks
+
+    def examples(task) -> list[dict]:
+        """Three theories of the task's size, made as the tasks are, in words that no task uses."""
+        size = tuple(map(min, task.get("size", LEVELS[4]), LEVELS[4]))  # larger ones would only make long prompts
+        words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
+        rng, examples = random.Random(f"examples {size}"), []
+        while len(examples) < 3:
+            if made := logic_task(rng, size, task["semantics"], words):
+                lines = made["program"].split("\n")
+                del lines[len(examples) % len(lines)]  # the draft has lost one: the first, the second, the third
+                examples.append({"question": made["question"], "program": made["program"], "draft": "\n".join(lines)})
+        return examples
+
+    # environment
+    def modules(program: str) -> tuple:
+        return ("clingo",)
+
+    def run(program: str, job: dict) -> str:
+        statements, questions = read_program(program)
+        guards = job.get("guards")
+        if guards and len(statements) != guards["statements"]:
+            raise ValueError(f"guard: {len(statements)} statements for the context's {guards['statements']} sentences")
+        if guards and [not question[0] for question in questions] != guards["negated"]:
+            raise ValueError("guard: the questions are not as many, or not negated, as those of the task")
+        return ", ".join(answer_questions(statements, questions, job["semantics"]))
+
+    def check(task: dict, value: str) -> tuple[str, str]:
+        return ("correct" if value == task["answer"] else "wrong"), value
+
+    def canonical(program: str) -> str:
+        """The parsed program: statements sorted, questions in order, without layout, comments and choice of grammar."""
+        try:
+            statements, questions = read_program(program)
+        except ValueError:
+            return " ".join(program.split())
+        return "\n".join([*sorted(map(repr, statements)), *map(repr, questions)])
+
+    def close():
+        pass
+
+
 # ----------------------------------------------------------------------------------------- Web --
 
 # ------------------------------------------------------------------------------------- Prompts --
@@ -1153,7 +1519,7 @@ def parse_program(text: str) -> str:
 
 # ------------------------------------------------------------------------------------ Commands --
 
-ENVS = {"math": Math}
+ENVS = {"math": Math, "logic": Logic}
 FORMATS = {name: importer for env in ENVS.values() for name, importer in env.formats.items()}
 
 
