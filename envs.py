@@ -1107,73 +1107,6 @@ KEYS = {"enter": "Enter", "space": "Space", "backspace": "Backspace", "arrowleft
 GET_CHROMIUM = ("on Debian: apt-get install chromium-headless-shell; elsewhere: python -m playwright install "
                 "--with-deps --only-shell chromium; or set CHROMIUM=/path/to/chromium")
 
-# Put into every page, before its own scripts.
-PAGE_SCRIPT = r"""
-window.nano = {
-  start(seed) {                               // the same seed always gives the same page
-    core.EPISODE_MAX_TIME = 1e9;              // ms; by default an episode ends after 10 s
-    if (window.jQuery) jQuery.fx.off = true;  // no waiting for animations
-    Math.seedrandom(seed);
-    core.startEpisodeReal();
-    core.startEpisode = () => {};             // the first reward stays: no second episode on this page
-    core.getDOMInfo();                        // numbers the elements (data-wob_ref): published programs use that
-    // The arrows of a narrow number field lie under its middle, where the mouse clicks.
-    document.head.insertAdjacentHTML("beforeend", "<style>input::-webkit-inner-spin-button { display: none }</style>");
-    this.started = true;
-  },
-  state() { return {here: !!this.started, done: !!window.WOB_DONE_GLOBAL, reward: window.WOB_RAW_REWARD_GLOBAL}; },
-  find(xpath) {                               // how many elements it selects; they stay in `found`
-    let nodes, node;
-    this.found = [];
-    try {
-      nodes = document.evaluate(xpath, document, null, XPathResult.ORDERED_NODE_ITERATOR_TYPE, null);
-    } catch (error) { throw "not an XPath that selects elements"; }
-    while (node = nodes.iterateNext()) this.found.push(node.nodeType == Node.ELEMENT_NODE ? node : node.parentElement);
-    if (!this.found.length) throw "no such element on the page";
-    return this.found.length;
-  },
-  place(index) {                              // where the mouse must go, in pixels; null if it cannot
-    const element = this.found[index];
-    element.scrollIntoView({block: "center", inline: "center"});
-    const box = element.getClientRects()[0];  // of a link that runs over two lines: the part on the first
-    return box && box.width && box.height ? [box.x + box.width / 2, box.y + box.height / 2] : null;
-  },
-  choose(index) {                             // an option of a list; in a closed list the mouse cannot reach it
-    const option = this.found[index], list = option.tagName == "OPTION" && option.closest("select");
-    if (!list) return false;
-    option.selected = true;
-    for (const kind of ["input", "change"]) list.dispatchEvent(new Event(kind, {bubbles: true}));
-    return true;
-  },
-  observe() {                                 // the task in words, and the HTML without what no program needs
-    const SKIP = "script, style, canvas, #query, #reward-display, #sync-task-cover, " +
-                 ".ui-icon, .ui-button-icon-space, .ui-resizable-handle";
-    const KEEP = /^(id|title|type|value|for|placeholder|data-(?!wob|tampered).*)$/;
-    const KEEP_DRAWN = /^(?!style|class|data-|text-anchor|alignment-baseline)/;
-    const PLAIN = /^(body|div|span|p|b|form|table|tbody|ul)$/;  // not written where they say nothing
-    const INLINE = /^(span|b|a|td|th|option|input)$/;
-    const write = node => {
-      if (node.nodeType == Node.TEXT_NODE) return node.data.replace(/\s*\n\s*/g, "\n").replace(/[^\S\n]+/g, " ");
-      if (node.nodeType != Node.ELEMENT_NODE || node.matches(SKIP)) return "";
-      const tag = node.tagName.toLowerCase(), drawn = node instanceof SVGElement;
-      const inside = [...node.childNodes].map(write).join(""), text = inside.trim();
-      const said = [...node.attributes].filter(({name, value}) => drawn ? KEEP_DRAWN.test(name) :
-        KEEP.test(name) && value && !/^(id=(wrap|area|form)|type=(text|button))$/.test(name + "=" + value));
-      // A class is worth its tokens only where nothing else tells the element from others.
-      const named = drawn || said.length || (text && /^ui-/.test(node.className));
-      if (node.className && !named) said.push({name: "class", value: node.className});
-      const end = INLINE.test(tag) ? "" : "\n";
-      if (tag == "br") return end;
-      if (PLAIN.test(tag) && !said.length) return text ? end + inside + end : "";
-      const head = `<${tag}${said.map(({name, value}) => ` ${name}="${value}"`).join("")}>`;
-      return tag == "input" ? head : head + text + `</${tag}>` + end;
-    };
-    const asked = core.getUtterance();
-    return (asked.utterance || asked) + "\n" + write(document.body).replace(/\s*\n\s*/g, "\n").trim();
-  },
-};
-"""
-
 
 class Agent:
     """What a program knows as `agent`. Writes down [["click_xpath", "//*[@id='tt']"], ["type", "Ada"], ...]."""
@@ -1195,20 +1128,11 @@ class Agent:
             raise ValueError(f"{call} more than {MAX_ACTIONS} actions")
         self.actions.append([verb, text])
 
-    def click_xpath(self, xpath):
-        self._write("click_xpath", xpath)
-
-    def click_option(self, xpath):
-        self._write("click_option", xpath)
-
-    def movemouse(self, xpath):
-        self._write("movemouse", xpath)
-
-    def type(self, text):
-        self._write("type", text)
-
-    def press(self, key):
-        self._write("press", key)
+    click_xpath = functools.partialmethod(_write, "click_xpath")    # click on every element that the XPath selects
+    click_option = functools.partialmethod(_write, "click_option")  # choose an <option> of a list
+    movemouse = functools.partialmethod(_write, "movemouse")
+    type = functools.partialmethod(_write, "type")                  # into whatever has the focus
+    press = functools.partialmethod(_write, "press")
 
 
 class Browser:
@@ -1217,8 +1141,8 @@ class Browser:
     Its profile and temporary files lie in a private folder. A watcher outside deletes the folder when this process
     ends, however it ends; Chromium itself ends when its pipe to us closes. No network port is opened.
     """
-    PATIENCE = 10.0  # seconds until an episode counts as hung and the browser is killed
-    WATCHER = 'cat; until rm -rf "$0" && sleep 0.3 && [ ! -e "$0" ]; do sleep 0.1; done'  # cat waits for our end
+    PATIENCE = 15.0  # seconds until an episode counts as hung and the browser is killed
+    WATCHER = 'cat; for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$0"; sleep 0.3; [ -e "$0" ] || break; done'
 
     def __init__(self):
         try:
@@ -1229,7 +1153,7 @@ class Browser:
         self.pages = fetch_wheel(*MINIWOB) / PAGES
         self.folder = tempfile.mkdtemp(prefix="nanoenvisions-web-")
         self.watcher = subprocess.Popen(["sh", "-c", self.WATCHER, self.folder], stdin=subprocess.PIPE,
-                                        start_new_session=True)  # a session of its own outlives Ctrl-C
+                                        start_new_session=True)  # `cat` ends when we do; the session outlives Ctrl-C
         before = os.environ.get("TMPDIR")
         try:
             os.environ["TMPDIR"] = self.folder  # inherited by Playwright's helper process
@@ -1239,7 +1163,7 @@ class Browser:
             self.pid = next(process["id"] for process in processes if process["type"] == "browser")
             context = self.chromium.new_context(viewport={"width": 500, "height": 320}, locale="en-US")
             context.grant_permissions(["clipboard-read", "clipboard-write"])
-            context.add_init_script(PAGE_SCRIPT)
+            context.add_init_script(path=HERE / "data" / "web_page.js")
             self.page = context.new_page()  # dismisses alerts by itself
         except Error as error:
             self.close()
@@ -1346,14 +1270,13 @@ class Web:
     TRIES = 12  # seeds until a page shows a question of the wanted half; a few pages have one question for all seeds
     SUCCESS = 0.8  # the page's raw reward is -1 ... 1; the article asks for more than this
     browser = None
-
-    canonical = Math.canonical  # Python, too
+    canonical = Math.canonical  # the programs are Python here, too
 
     def add_arguments(parser):
         parser.add_argument("--tasks", default=",".join(Web.DEFAULT_TASKS), metavar="A,B,...",
                             help="web: MiniWoB++ pages, or `all` for the article's 44 (default: %(default)s)")
         parser.add_argument("--rounds", type=int, default=1, metavar="R",
-                            help="web: make --num tasks for each of R iterations, with new seeds every time (default: 1)")
+                            help="web: --num tasks for each of R iterations, every time on new seeds (default: 1)")
 
     def make(args) -> list[dict]:
         names = ARTICLE_TASKS if args.tasks == "all" else args.tasks.split(",")
@@ -1383,7 +1306,7 @@ class Web:
             fail(f"the seed of a web task is {seed!r} (it must be a whole number: make the tasks with envs.py make)")
 
     def examples(task) -> list[dict]:
-        """Two worked examples of the same task, from the project's own seeds; of a related one where there are none."""
+        """Two worked examples of the same task, on seeds of their own; none for pages that are not the article's."""
         return [example for example in Web._known_examples() if example["task"] == task["task"]]
 
     @functools.cache

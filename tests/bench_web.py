@@ -44,7 +44,8 @@ def measure(label, episode, examples):
         actions = json.loads(envs.Web.run(example["program"], {}))
         correct += episode(example["task"], example["seed"], actions)[0] == "correct"
     seconds = time.perf_counter() - start
-    print(f"{label:55s} {len(examples) / seconds:6.2f} episodes/s  ({correct} of {len(examples)} correct, {seconds:.1f} s)")
+    print(f"{label:55s} {len(examples) / seconds:6.2f} episodes/s  "
+          f"({correct} of {len(examples)} correct, {seconds:.1f} s)")
 
 
 def compare(num_slow):
