@@ -923,7 +923,7 @@ class Math:
     # tasks
     fence = "python"
     instruction = "Write a Python function solution() that returns the answer to the question."
-    job_fields = ("task", "seed")
+    job_fields = ()
     formats = {name: functools.partial(import_math, format=name) for name in MATH_FORMATS}
 
     def add_arguments(parser):
@@ -1261,7 +1261,7 @@ class Browser:
 class Web:
     fence = "python"
     instruction = "Do the task on the web page with agent.click_xpath(xpath), agent.type(text) and the like."
-    job_fields = ("task", "seed")
+    job_fields = ("task", "seed")  # for check(); reward.py names the line where one is missing
     formats = {}
     # Short pages with something to learn; the four shortest of the article have one program for all seeds.
     DEFAULT_TASKS = ["click-button"]
