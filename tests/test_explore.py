@@ -1,5 +1,4 @@
 """explore.py and refine.py: sampling, log-probabilities, resuming, bad input."""
-import json
 import math
 import os
 import signal
