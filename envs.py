@@ -1291,7 +1291,7 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
              "yumpus zumpus"}.items()}
 # level: facts, rules, depth (rules in the longest proof), questions at most
-LEVELS = {1: (1, 0, 0, 1), 2: (1, 1, 1, 2), 3: (2, 1, 1, 3), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
+LEVELS = {1: (1, 0, 0, 1), 2: (1, 1, 1, 1), 3: (2, 1, 1, 2), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
           7: (6, 6, 5, 4)}
 
 
@@ -1327,7 +1327,7 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     other rules conclude properties that no other statement has: they shorten no proof and contradict nothing.
     """
     (facts, rules, depth, count), things = size, rng.sample(words["animals"], len(words["animals"]))
-    pronto, closed, relations = semantics == "pronto", semantics == "cwa", rng.random() < 0.3
+    pronto, closed, relations = semantics == "pronto", semantics == "cwa", facts > 1 and rng.random() < 0.3
     subjects = rng.sample(words["people"], 1 + min(facts, 5) // 2)
     if relations and not pronto:
         subjects = ["the " + things.pop() for _ in subjects]
