@@ -428,17 +428,20 @@ def tokens_with(tokenizer, character: str) -> set[int]:
     return {token for token, text in enumerate(texts) if character in text}
 
 
-def fitting_slots(model, requests_length: int, most: int) -> int:
-    """How many rows can be decoded at once: `most` on the CPU; on CUDA what 80 % of the free memory holds."""
-    if model.device.type != "cuda":
-        return most
+def fitting_slots(model, length: int, most: int) -> int:
+    """How many rows of `length` tokens can be decoded at once: what 80 % of the free GPU memory, or 40 % of the main
+    memory, holds; `most` at most. (Of all main memory, not of the free: the same rows must run together every time.)
+    """
     config = model.config.get_text_config()
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * requests_length * cache_dtype(model).itemsize
+    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * length * cache_dtype(model).itemsize
     logits_bytes = 4 * config.vocab_size * 4  # float32 logits and what pick_tokens makes of them
-    free, _ = torch.cuda.mem_get_info()
-    return int(max(1, min(most, 0.8 * free // (cache_bytes + logits_bytes))))
+    if model.device.type == "cuda":
+        room = 0.8 * torch.cuda.mem_get_info()[0]
+    else:
+        room = 0.4 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(max(1, min(most, room // (cache_bytes + logits_bytes))))
 
 
 def generate_all(model, tokenizer, requests, slots: int, tick=lambda: None, **options) -> dict:

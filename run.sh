@@ -25,12 +25,11 @@ TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base
 TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
 ENOUGH="${ENOUGH:-0.6}"               # share of a level to solve before the next is let in; 0: all levels at once
-N1="${N1:-4}"                         # most positives per task to learn from
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(5 160 96 5 72 2) ;;
-  logic) defaults=(6 150 96 8 96 3) ;;
-  web)   defaults=(4 100 100 5 96 3); N1="${N1_WEB:-2}" ;;
+  math)  defaults=(5 160 96 5 72 2 4) ;;
+  logic) defaults=(6 150 96 8 96 3 4) ;;
+  web)   defaults=(4 100 100 5 96 3 2) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
 ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
@@ -39,6 +38,7 @@ NUM_TEST="${NUM_TEST:-${defaults[2]}}"              # held-out tasks
 NUM_SAMPLES="${NUM_SAMPLES:-${defaults[3]}}"        # K, programs per task
 MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-${defaults[4]}}"  # longest program
 EPOCHS="${EPOCHS:-${defaults[5]}}"                  # passes over the training rows
+N1="${N1:-${defaults[6]}}"                          # most positives per task to learn from
 LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
 MAKE_FLAGS="${MAKE_FLAGS:-}"          # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 
@@ -54,7 +54,7 @@ if [ "$SETUP" = 1 ]; then
   for file in $wanted; do
     stamp=".venv/installed-$(echo "$file" | tr / -)"
     cmp -s "$file" "$stamp" && continue
-    [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv ||
+    .venv/bin/python -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv --clear .venv ||
       die "cannot make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
     echo "run.sh: installing $file into .venv (some minutes, once)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" || die "pip failed, see above"
@@ -82,6 +82,11 @@ for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM ENO
             LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
+rounds=()
+if [ "$ENV" = web ]; then   # new seeds every iteration
+  rounds=(--rounds "$ITERS")
+  settings="${settings}ITERS=$ITERS"$'\n'
+fi
 if [ -e "$OUT/settings" ]; then
   changed="$(diff <(printf %s "$settings") "$OUT/settings" | sed -n 's/^> /was /p; s/^< /now /p' | tr '\n' ';')" || true
   [ -z "$changed" ] || die "$OUT was begun with other settings: ${changed%;} (use these, or another OUT)"
@@ -117,7 +122,7 @@ END
 
 # ---- tasks: train and held out share no question ------------------------------------------------------------------
 stage "$OUT/tasks.jsonl" envs.py make --env "$ENV" --split train --num "$NUM_TRAIN" --seed "$SEED" \
-  --out "$OUT/tasks.jsonl" $MAKE_FLAGS
+  --out "$OUT/tasks.jsonl" "${rounds[@]}" $MAKE_FLAGS
 stage "$OUT/test.jsonl" envs.py make --env "$ENV" --split test --num "$NUM_TEST" --seed "$SEED" \
   --out "$OUT/test.jsonl" $MAKE_FLAGS
 
