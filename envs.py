@@ -1156,7 +1156,7 @@ class Math:
 #     if X is cold and rough then X is smart       Cold($x, True) && Rough($x, True) >>> Smart($x, True)
 #     Bob is smart?                                Smart(Bob, True)            under Query:
 # The left one keeps the words of the English in their order, which a small model copies best: few-shot, with people and
-# adjectives only, the embedded model got one fact and its question right in 17 of 40 samples, in Logic-LM's or Prolog's
+# adjectives only, the embedded model got one fact and its question right in 17 of 48 samples, in Logic-LM's or Prolog's
 # grammar in 1 of 16.
 # Names are taken as they are written: Bears and bear are two things. Only the articles (a, an, the) are dropped.
 # A fact with a variable holds for everything that the program names.
