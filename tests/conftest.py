@@ -13,13 +13,14 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+PHRASES = ["def solution():\n", "    return ", "    x = ", "Refined:\n", "Question: ", "```python\n"]  # one token each
 TEMPLATES = {  # the tiny model writes `return <digit>`, so answers of one digit are within its reach
-    "about": "for tests", "lists": {"name": ["Ann", "Bob", "Cid", "Dot"]},
+    "about": "for tests", "lists": {"name": ["Ann", "Bob", "Cid", "Dot", "Eve", "Fay"]},
     "templates": [
-        {"id": "gets", "steps": 1, "text": ["{name} has {a} nuts and gets {b}. How many nuts has {name}?"],
-         "numbers": {"a": [1, 4], "b": [1, 4]}, "where": "a != b", "answer": "a + b"},
-        {"id": "loses", "steps": 1, "held_out": True, "text": ["{name} had {a} nuts and lost {b}. How many are left?"],
-         "numbers": {"a": [4, 12], "b": [1, 3]}, "where": "a > b", "answer": "a - b"}]}
+        {"id": "gets", "steps": 1, "texts": ["{name} has {a} nuts and gets {b}. How many nuts has {name}?"],
+         "numbers": {"a": [1, 8], "b": [1, 8]}, "where": "a + b < 10", "answer": "a + b"},
+        {"id": "loses", "steps": 1, "held_out": True, "texts": ["{name} had {a} nuts and lost {b}. How many are left?"],
+         "numbers": {"a": [4, 12], "b": [1, 8]}, "where": "a > b and a - b < 10", "answer": "a - b"}]}
 
 
 def load_stage(name):
@@ -50,18 +51,19 @@ def tiny_model(tmp_path_factory):
     raw = Tokenizer(models.BPE(vocabulary, merges))
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+    tokenizer.add_tokens(PHRASES)
     model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, eos_token_id=0, pad_token_id=0, bos_token_id=None))
     rng, optimizer = random.Random(0), torch.optim.AdamW(model.parameters(), lr=4e-3)
 
     def example():
-        digit, name = rng.randint(1, 9), rng.choice(["x", "nuts", "left"])
-        short, long = f"    return {digit}", f"    {name} = {digit}\n    return {name}"
+        digit = rng.randint(1, 9)
+        short, long = f"    return {digit}", f"    x = {digit}\n    return x"
         draft = f"def solution():\n    return {rng.randint(1, 9)}\n```\nRefined:\n```python\n" if rng.random() < 0.3 else ""
         return (f"Question: {rng.choice('ABCD')} {'had some nuts. ' * rng.randint(0, 2)}How many?\n```python\n{draft}",
                 f"def solution():\n{rng.choice([short, long])}\n```")
-    for _ in range(250):
+    for _ in range(300):
         ids, labels = [], []
         for _ in range(rng.choice([1, 1, 2, 4])):  # several after one another, as in a few-shot prompt
             question, answer = (tokenizer(text).input_ids for text in example())
