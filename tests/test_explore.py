@@ -41,12 +41,16 @@ def plain_logprob(model, tokenizer, prompt, ids):
 # ---- step 7: r = 1/|a| sum log p(a_i | x, a_<i) ---------------------------------------------------------------------
 
 @pytest.mark.parametrize("slots", [3, 20])  # 3: rows leave and enter; 20: all at once
-@pytest.mark.parametrize("few_shot", [True, False])
-def test_logprob_equals_a_plain_forward_pass(tiny, monkeypatch, slots, few_shot):
+@pytest.mark.parametrize("prompts", ["few-shot", "zero-shot", "drafts"])  # drafts: the question is run once for several
+def test_logprob_equals_a_plain_forward_pass(tiny, monkeypatch, slots, prompts):
     """Warm sampling, so that rows are long and short; the ids come from the last call that turned them into text."""
     model, tokenizer = tiny
-    requests = [(envs.solve_prompt({"env": "math", "question": question}, few_shot), [(i, k) for k in range(4)])
-                for i, question in enumerate(QUESTIONS)]
+    tasks = [{"env": "math", "question": question} for question in QUESTIONS]
+    if prompts == "drafts":
+        texts = [envs.refine_prompt(task, f"return {draft}") for task in tasks[:2] for draft in (1, 22)]
+    else:
+        texts = [envs.solve_prompt(task, few_shot=prompts == "few-shot") for task in tasks]
+    requests = [(text, [(i, k) for k in range(4)]) for i, text in enumerate(texts)]
     decoded, decode = [], tokenizer.decode
     explore.tokens_with(tokenizer, "`")  # cached before `decode` is watched
     monkeypatch.setattr(tokenizer, "decode", lambda ids: decoded.append(list(ids)) or decode(ids))
