@@ -146,7 +146,7 @@ def trl_seconds(model_name, rows, args) -> float | None:
             peft_config=LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear",
                                    task_type="CAUSAL_LM"),
             args=SFTConfig(output_dir=folder, per_device_train_batch_size=args.batch_size, num_train_epochs=1, bf16=True,
-                           learning_rate=args.learning_rate, max_length=args.max_length, report_to=[], save_strategy="no",
+                           learning_rate=args.learning_rate, max_length=args.max_length, use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no",
                            disable_tqdm=True, logging_strategy="no", gradient_checkpointing=torch.cuda.is_available()))
         started = time.perf_counter()
         trainer.train()
@@ -177,8 +177,8 @@ def main(argv=None):
         if "figures" in row:
             continue
         plain, ratio = row.get("plain"), row["ours"] / row["plain"] if row.get("plain") else None
-        print(f"{row['stage']:32} {row['ours']:9,.0f} {plain or 0:9,.0f} {ratio or 0:6.1f}   {row['unit']}, "
-              f"against {row.get('against', 'nothing')}")
+        side = f"{plain:9,.0f} {ratio:6.1f}   {row['unit']}, against {row['against']}" if plain else f"{'-':>9} {'-':>6}   {row['unit']}"
+        print(f"{row['stage']:32} {row['ours']:9,.0f} {side}")
     if args.out:
         envs.write_whole(args.out, json.dumps({"machine": machine, "rows": rows}, indent=1))
 
