@@ -143,6 +143,8 @@ class Output:
         self.settings, self.done = json.loads(json.dumps(settings)), []
 
     def __enter__(self):
+        if self.path.exists() and not self.path.is_file():
+            fail(f"{self.path}: not a file (choose an --out that can be written)")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.part.exists() and self.note.exists():
@@ -188,6 +190,9 @@ def write_whole(path, text: str):
     """Write a small file so that it is either the old one or the new one, never half."""
     part = Path(f"{path}.tmp{os.getpid()}")
     try:
+        if Path(path).exists() and not Path(path).is_file():  # /dev/null, /dev/stdout: write into it, do not replace it
+            Path(path).write_text(text, encoding="utf-8")
+            return
         part.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
@@ -1037,18 +1042,17 @@ class Math:
         return tasks
 
     def examples(task) -> list[dict]:
-        """Three worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
-        return [
-            {"question": "Kim has 15 fish. 6 fish swim away. How many fish are left?",
-             "program": "def solution():\n    fish = 15\n    away = 6\n    return fish - away",
-             "draft": "def solution():\n    fish = 15\n    away = 6\n    return fish + away"},
-            {"question": "36 cups are put equally into 4 boxes. How many cups are in each box?",
-             "program": "def solution():\n    cups = 36\n    boxes = 4\n    return cups / boxes",
-             "draft": "def solution():\n    cups = 36\n    return cups / boxes"},
-            {"question": "A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?",
-             "program": "def solution():\n    parts = 3\n    minutes = 20\n    end = 5\n    return parts * minutes + end",
-             "draft": "def solution():\n    parts = 3\n    minutes = 20\n    end = 5\n    parts * minutes + end"},
+        """Worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
+        stories = [
+            ("36 cups are put equally into 4 boxes. How many cups are in each box?", "36 / 4", "4 / 36"),
+            ("A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?", "3 * 20 + 5", "3 * 20"),
+            ("6 of the 15 fish swim away. How many fish are left?", "15 - 6", "6 - 15"),
+            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. How many stones are there?", "12 + 30 - 7",
+             "12 + 30 + 7"),
+            ("One shelf is 8 feet long. How long are 5 shelves?", "8 * 5", "8 + 5"),
         ]
+        return [{"question": question, "program": f"def solution():\n    return {right}",
+                 "draft": f"def solution():\n    return {wrong}"} for question, right, wrong in stories]
 
     # ---- running and judging ----
 

@@ -24,12 +24,11 @@ BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
 TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
-ENOUGH="${ENOUGH:-0.6}"               # share of a level to solve before the next is let in; 0: all levels at once
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(5 160 96 5 72 2 4) ;;
-  logic) defaults=(6 150 96 8 96 3 4) ;;
-  web)   defaults=(4 100 100 5 96 3 2) ;;
+  math)  defaults=(5 160 96 5 72 2 4 0) ;;
+  logic) defaults=(6 150 96 8 96 3 4 0.6) ;;
+  web)   defaults=(4 100 100 5 96 3 2 0) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
 ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
@@ -38,7 +37,9 @@ NUM_TEST="${NUM_TEST:-${defaults[2]}}"              # held-out tasks
 NUM_SAMPLES="${NUM_SAMPLES:-${defaults[3]}}"        # K, programs per task
 MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-${defaults[4]}}"  # longest program
 EPOCHS="${EPOCHS:-${defaults[5]}}"                  # passes over the training rows
+MIN_STEPS="${MIN_STEPS:-40}"                        # fewest optimiser steps: early sets are small, they get more passes
 N1="${N1:-${defaults[6]}}"                          # most positives per task to learn from
+ENOUGH="${ENOUGH:-${defaults[7]}}"                  # share of a level to solve before the next is let in; 0: all at once
 LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
 MAKE_FLAGS="${MAKE_FLAGS:-}"          # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 
@@ -81,7 +82,7 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS \
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS \
             LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
@@ -166,7 +167,7 @@ for ((t = 0; t < ITERS; t++)); do
     "${last_pool[@]}" "${select_how[@]}" "${common[@]}"
   # 5. fine-tune the base model on them
   stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" --bits "$BITS" \
-    --epochs "$EPOCHS" --learning-rate "$LEARNING_RATE" ${MODEL:+--model "$MODEL"} "${common[@]}"
+    --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --learning-rate "$LEARNING_RATE" ${MODEL:+--model "$MODEL"} "${common[@]}"
   adapter=(--adapter "$it/adapter")
   levels=(--pool "$it/pool.jsonl")
   [ "$pool" = 0 ] || last_pool=("${levels[@]}")

@@ -189,6 +189,7 @@ def parse_args(argv=None):
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="5e-4 to 2e-3 for 135M, 1e-4 to 2e-4 for 7B")
     parser.add_argument("--warmup", type=float, default=0.05, help="share of the steps in which the rate rises")
     parser.add_argument("--epochs", type=int, default=2, help="passes over the rows; 1 to 4")
+    parser.add_argument("--min-steps", type=int, default=0, help="more passes over few rows, up to so many steps")
     parser.add_argument("--batch-size", type=int, default=8, help="completions per optimiser step")
     parser.add_argument("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
     parser.add_argument("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
@@ -210,7 +211,11 @@ def main(argv=None):
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     model = add_lora(model, args)
     sequences = split_wide(encode(rows, tokenizer, args.max_length), args.batch_size, args.max_length)
-    steps = make_steps(sequences, args.batch_size, args.epochs, args.seed)
+    completions = sum(len(sequence["branches"]) for sequence in sequences)
+    if not completions:
+        envs.fail(f"{args.inputs[0]}: every prompt has {args.max_length} tokens or more (raise --max-length)")
+    epochs = max(args.epochs, math.ceil(args.min_steps * args.batch_size / completions))
+    steps = make_steps(sequences, args.batch_size, epochs, args.seed)
     losses, tokens = train(model, steps, args)
     seconds = time.time() - started
     part = Path(f"{os.path.normpath(args.out)}.part")
