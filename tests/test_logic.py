@@ -72,9 +72,13 @@ def fixpoint(rules, closed=False):
     return known
 
 
+def unnumbered(question):
+    return [re.sub(r"^\d+\. ", "", line) for line in question.split("\n")]
+
+
 def answers_of(question, semantics, number):
     """The answers to the last `number` lines of a question, from its English alone."""
-    lines = question.split("\n")
+    lines = unnumbered(question)
     known, answers = fixpoint([sentence(line) for line in lines[:-number]], semantics == "cwa"), []
     for line in lines[-number:]:
         literal = clauses(line)[0]
@@ -143,6 +147,12 @@ def test_rules_may_stand_among_the_facts_but_names_are_not_mended():
 def test_a_second_condition_may_lean_on_the_first():
     assert Logic.canonical("if X is big and likes cat then X is red\nBob is red?") == \
            Logic.canonical("if X is big and X likes cat then X is red\nBob is red?")
+
+
+def test_lines_may_be_numbered_and_rules_may_speak_of_something():
+    assert envs.numbered(["Bob is cold", "Bob is red?"]) == "1. Bob is cold\n2. Bob is red?"
+    assert envs.read_program("1. Bob is cold\n2. if something is cold then it is red\n3. Bob is red?") == \
+           envs.read_program("Bob is cold\nif X is cold then X is red\nBob is red?")
 
 
 def test_canonical_sorts_statements_and_keeps_the_order_of_questions():
@@ -236,7 +246,7 @@ def test_answers_are_balanced(semantics, values):
 @pytest.mark.parametrize("depth", range(6))
 def test_depth_is_the_number_of_rules_in_the_longest_proof(depth):
     for task in make("--depth", str(depth), "--rules", str(depth + 1), "--facts", "3", "--levels", "4", num=20):
-        lines, number = task["question"].split("\n"), len(task["answer"].split(", "))
+        lines, number = unnumbered(task["question"]), len(task["answer"].split(", "))
         rounds = fixpoint([sentence(line) for line in lines[:-number]])
         asked = [(sign, *clauses(line)[0][1:]) for line in lines[-number:] for sign in (True, False)]
         assert max(rounds.get(literal, 0) for literal in asked) == depth, task["question"]
@@ -252,7 +262,7 @@ def test_splits_share_no_question_and_seeds_repeat():
 
 def test_sizes_names_levels_and_guards_are_arguments():
     task = make("--facts", "2", "--rules", "3", "--depth", "1", "--questions-per-task", "1", "--guards", num=1)[0]
-    assert task["size"] == [2, 3, 1, 1] and len(task["question"].split("\n")) == 6
+    assert task["size"] == [2, 3, 1, 1] and len(unnumbered(task["question"])) == 6
     assert task["guards"]["statements"] == 5 and len(task["guards"]["negated"]) == 1
     assert [task["level"] for task in make("--levels", "2-3", num=3)] == [2, 3, 2]
     assert make("--levels", "3", num=1)[0]["group"] == "level 3"
@@ -268,7 +278,7 @@ def test_examples_are_right_and_name_nothing_that_tasks_name(semantics):
     words = {word for group in envs.LOGIC_WORDS.values() for word in group[len(group) // 3:]}
     for task in make("--semantics", semantics, "--levels", "1-4", num=4):
         for example in Logic.examples(task):
-            lines, number = example["question"].split("\n"), example["program"].count("?")
+            lines, number = unnumbered(example["question"]), example["program"].count("?")
             assert run(example["program"], semantics).split(", ") == answers_of(example["question"], semantics, number)
             assert len(example["program"].split("\n")) == len(lines) == len(example["draft"].split("\n")) + 1
             assert not words & set(re.findall(r"\w+", example["question"]))
@@ -301,8 +311,8 @@ def test_importers(format, tmp_path):
     file.write_text(json.dumps(row) + "\n")
     tasks = Logic.formats[format](file)
     assert [task["answer"] for task in tasks] == answers
-    assert tasks[0]["semantics"] == semantics and tasks[0]["question"].split("\n")[-1] == statement
-    assert len({task["id"] for task in tasks}) == len(tasks) and len(Logic.examples(tasks[0])) == 3
+    assert tasks[0]["semantics"] == semantics and unnumbered(tasks[0]["question"])[-1] == statement
+    assert len({task["id"] for task in tasks}) == len(tasks) and len(Logic.examples(tasks[0])) == 5
     file.write_text(json.dumps({"id": "x", "text": "no such row"}) + "\n")
     with pytest.raises(SystemExit, match="entry 1"):
         Logic.formats[format](file)

@@ -208,7 +208,7 @@ def test_without_a_browser_one_line_says_how_to_get_it(tmp_path):
 # --------------------------------------------------------------------------------------- tasks --
 
 def make(**changes):
-    arguments = dict(tasks="click-link,enter-text", num=5, rounds=1, split="train", seed=0)
+    arguments = dict(tasks="click-link,enter-text", num=5, rounds=1, split="train", seed=0, unseen_tasks="")
     return Web.make(argparse.Namespace(**(arguments | changes)))
 
 
@@ -216,7 +216,7 @@ def test_make_gives_whole_records_and_new_seeds_for_every_round(browser):
     tasks = make(rounds=2)
     assert tasks == make(rounds=2)
     assert [task["round"] for task in tasks] == [0] * 5 + [1] * 5
-    assert [task["group"] for task in tasks[:3]] == ["click-link", "enter-text", "click-link"]
+    assert [task["task"] for task in tasks[:3]] == ["click-link", "enter-text", "click-link"]
     assert len({task["seed"] for task in tasks}) == 10
     one = tasks[1]
     assert one["id"] == f"web/enter-text/{one['seed']}" and one["env"] == "web" and one["answer"] == "success"
@@ -228,6 +228,12 @@ def test_train_and_test_share_neither_seeds_nor_questions(browser):
     train, test = make(tasks="enter-text", num=20), make(tasks="enter-text", num=20, split="test")
     for field in ("seed", "question"):
         assert {task[field] for task in train}.isdisjoint(task[field] for task in test)
+
+
+def test_some_pages_are_in_the_test_only(browser):
+    pages = dict(tasks="click-link", unseen_tasks="focus-text", num=4)
+    assert [task["group"] for task in make(**pages, split="test")] == ["known", "unseen"] * 2
+    assert {task["task"] for task in make(**pages)} == {"click-link"}
 
 
 @pytest.mark.parametrize("name", ["no-such-page", "../../../etc/passwd", ""])
