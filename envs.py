@@ -20,6 +20,7 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
     answer      num|str the known outcome y                                   envs.py
     group       str    optional: accuracy is also reported per group          envs.py
     level       int    optional: harder levels wait until easier ones are solved   envs.py
+    few_shot    bool   optional: explored with examples also after iteration 0   envs.py schedule
     iteration   int    t                                                      explore.py
     candidate   int    k, 0 ... K-1                                           explore.py
     source      str    "explore" or "refine"                                  explore.py, refine.py
@@ -1895,7 +1896,8 @@ def schedule_tasks(args):
 
     Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is let
     in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the hardest
-    tasks are out of reach at first.
+    tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are explored with the
+    examples in the prompt: a model that has only solved small tasks writes nothing but small programs without them.
     """
     tasks = read_jsonl(args.inputs, require=("id",))
     solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
@@ -1911,8 +1913,11 @@ def schedule_tasks(args):
               if task.get("level", 0) <= reached and task.get("round", args.iteration) == args.iteration]
     if not chosen:
         fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
+    unsolved = [task["id"] for task in chosen if args.pool and args.few_shot_unsolved and task["id"] not in solved]
+    chosen = [task | {"few_shot": True} if task["id"] in unsolved else task for task in chosen]
     write_whole(args.out, "".join(map(dump, chosen)))
-    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]} -> {args.out}")
+    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]}, {len(unsolved)} with "
+          f"examples -> {args.out}")
 
 
 def share(text: str) -> float:
@@ -1954,6 +1959,8 @@ def parse_args(argv):
     schedule.add_argument("--pool", metavar="FILE", help="pool so far: says which tasks are solved")
     schedule.add_argument("--enough", type=share, metavar="SHARE",
                           help="share of a level to solve before the next is let in (default: all levels at once)")
+    schedule.add_argument("--few-shot-unsolved", action="store_true",
+                          help="explore tasks that the pool has no solution of with examples in the prompt")
     schedule.set_defaults(command=schedule_tasks)
 
     imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)

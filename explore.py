@@ -9,7 +9,7 @@ the program's tokens under the model itself, at temperature 1 and without top-p,
 
     logprob(a) = 1/|a| * sum_i log p_t(a_i | x, a_<i)
 
-Reads  id env question [round ...] of each task.   Writes  the task + iteration candidate source program logprob tokens.
+Reads  id env question [few_shot ...] of each task.   Writes  the task + iteration candidate source program logprob tokens.
 
     python explore.py --in tasks.jsonl --out explored.jsonl --few-shot                  # iteration 0: base model
     python explore.py --in tasks.jsonl --out explored.jsonl --adapter iter0/adapter     # later: zero-shot
@@ -505,12 +505,16 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 requests = {}  # equal prompts are run once
                 for i in batch:
                     requests.setdefault(prompts[i], []).extend((i, k) for k in range(num_samples))
-                keyed = [(prompt, [row_key(stage, args, items[i], k) for i, k in keys])
-                         for prompt, keys in requests.items()]
+                alike = collections.defaultdict(list)  # prompts with the same examples, or with none, run together
+                for prompt, keys in requests.items():
+                    keys = [row_key(stage, args, items[i], k) for i, k in keys]
+                    alike[prompt.rpartition("\n\nQuestion: ")[0]].append((prompt, keys))
                 longest = max(len(prompts[i]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
-                results = generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots), bar.update,
-                                       seed=args.seed, max_new_tokens=args.max_new_tokens,
-                                       temperature=args.temperature, top_p=args.top_p)
+                results = {}
+                for keyed in alike.values():
+                    results |= generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots),
+                                            bar.update, seed=args.seed, max_new_tokens=args.max_new_tokens,
+                                            temperature=args.temperature, top_p=args.top_p)
                 lines = []
                 for i in batch:
                     for k in range(num_samples):
@@ -588,7 +592,7 @@ def main(argv=None):
     stage = "eval-explore" if args.greedy else "explore"
     sample_to_file(
         args, stage, tasks, args.num_samples,
-        make_prompt=lambda task: envs.solve_prompt(task, args.few_shot),
+        make_prompt=lambda task: envs.solve_prompt(task, args.few_shot or task.get("few_shot", False)),
         make_record=lambda task, k: task | {"iteration": args.iteration, "candidate": k, "source": "explore"})
 
 

@@ -24,9 +24,10 @@ BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
 TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
+FEW_SHOT="${FEW_SHOT:-unsolved}"      # examples after iteration 0: for unsolved tasks, or for none (the article)
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(5 160 96 5 72 2 4 0) ;;
+  math)  defaults=(6 160 96 5 72 2 4 0) ;;
   logic) defaults=(6 150 96 8 96 3 4 0.6) ;;
   web)   defaults=(4 100 100 5 96 3 2 0) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
@@ -82,7 +83,7 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS \
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS \
             LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
@@ -142,6 +143,11 @@ evaluate() {
 adapter=(--few-shot)   # iteration 0: the base model with examples in its prompt
 last_pool=()           # empty in iteration 0, and always with METHOD=no-pool
 levels=()
+case "$FEW_SHOT" in
+  unsolved) show=(--few-shot-unsolved) ;;
+  none) show=() ;;
+  *) die "FEW_SHOT=$FEW_SHOT is unknown (unsolved or none)" ;;
+esac
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t"
   temperature=(--temperature "$([ "$t" = 0 ] && echo "$TEMPERATURE_0" || echo "$TEMPERATURE")")
@@ -149,7 +155,7 @@ for ((t = 0; t < ITERS; t++)); do
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
-    --iteration "$t" --enough "$ENOUGH" "${levels[@]}"
+    --iteration "$t" --enough "$ENOUGH" "${levels[@]}" "${show[@]}"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" "${temperature[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
