@@ -42,7 +42,7 @@ MIN_STEPS="${MIN_STEPS:-40}"                        # fewest optimiser steps: ea
 N1="${N1:-${defaults[6]}}"                          # most positives per task to learn from
 ENOUGH="${ENOUGH:-${defaults[7]}}"                  # share of a level to solve before the next is let in; 0: all at once
 LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
-MAKE_FLAGS="${MAKE_FLAGS-$([ "$ENV" = logic ] && echo --guards)}"  # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
+MAKE_FLAGS="${MAKE_FLAGS-$([ "$ENV" != logic ] || echo --guards)}"  # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 
 die() { echo "run.sh: $*" >&2; exit 1; }
 
