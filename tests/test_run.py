@@ -16,7 +16,7 @@ import envs
 def start(out, tiny_model, templates, **settings):
     environment = {**os.environ, "SETUP": "0", "PYTHON": sys.executable, "MODEL": tiny_model, "OUT": str(out), "ITERS": "2",
                    "NUM_TRAIN": "12", "NUM_TEST": "6", "NUM_SAMPLES": "4", "MAX_NEW_TOKENS": "40", "EPOCHS": "1",
-                   "LEARNING_RATE": "5e-4", "TEMPERATURE": "1.0", "MAKE_FLAGS": f"--templates {templates}",
+                   "MIN_STEPS": "4", "LEARNING_RATE": "5e-4", "TEMPERATURE": "1.0", "MAKE_FLAGS": f"--templates {templates}",
                    "OMP_NUM_THREADS": "1", **settings}
     return subprocess.Popen(["bash", "run.sh"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                             text=True, start_new_session=True)
