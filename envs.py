@@ -20,7 +20,7 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
     answer      num|str the known outcome y                                   envs.py
     group       str    optional: accuracy is also reported per group          envs.py
     level       int    optional: harder levels wait until easier ones are solved   envs.py
-    few_shot    bool   optional: explored with examples also after iteration 0   envs.py schedule
+    few_shot    float  optional: share of the K samples with examples in the prompt, after iteration 0   envs.py schedule
     iteration   int    t                                                      explore.py
     candidate   int    k, 0 ... K-1                                           explore.py
     source      str    "explore" or "refine"                                  explore.py, refine.py
@@ -1295,9 +1295,10 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "verbs": "finds helps meets chases eats likes needs sees visits",
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
              "yumpus zumpus"}.items()}
-# level: facts, rules, depth (rules in the longest proof), questions at most
-LEVELS = {1: (1, 0, 0, 2), 2: (1, 1, 1, 3), 3: (2, 1, 1, 3), 4: (3, 2, 2, 4), 5: (4, 3, 3, 4), 6: (5, 4, 4, 4),
-          7: (6, 6, 5, 4)}
+# level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns, so that a model
+# learns to write as many lines as it reads
+LEVELS = {1: [(1, 0, 0, 2), (2, 0, 0, 2), (2, 0, 0, 3)], 2: [(1, 1, 1, 2), (1, 1, 1, 3)], 3: [(2, 1, 1, 2), (2, 1, 1, 3)],
+          4: [(3, 1, 1, 3), (3, 2, 2, 4)], 5: [(4, 3, 3, 4)], 6: [(5, 4, 4, 4)], 7: [(6, 6, 5, 4)]}
 
 
 def phrase(verb: str, word: str, positive: bool) -> str:
@@ -1464,7 +1465,8 @@ class Logic:
         levels, tasks, used = range(int(low), int(high or low) + 1), [], set()
         for number in range(args.num):
             level = levels[number % len(levels)]
-            size = [usual if own is None else own for own, usual in zip(given, LEVELS[level])]
+            turn = number // len(levels) % len(LEVELS[level])
+            size = [usual if own is None else own for own, usual in zip(given, LEVELS[level][turn])]
             facts, rules, depth, count = size
             if not (1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8 and 1 <= count <= 8
                     and len(words["people"]) >= 3):
@@ -1487,11 +1489,12 @@ class Logic:
         return tasks
 
     def examples(task) -> list[dict]:
-        """Five theories of the task's size, made as the tasks are, in words that no task uses."""
-        size = tuple(map(min, task.get("size", LEVELS[4]), LEVELS[4]))  # larger ones would only make long prompts
+        """Five theories of the task's level, made as the tasks are, in words that no task uses."""
+        level = min(task.get("level", 4), 4)  # larger ones would only make long prompts
         words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
-        rng, examples = random.Random(f"examples {size}"), []
+        rng, examples = random.Random(f"examples {level}"), []
         while len(examples) < 5:
+            size = LEVELS[level][len(examples) % len(LEVELS[level])]
             if made := logic_task(rng, size, task["semantics"], words):
                 lines = made["program"].split("\n")
                 del lines[len(examples) % len(lines)]  # the draft has lost one: the first, the second ...
@@ -1896,8 +1899,9 @@ def schedule_tasks(args):
 
     Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is let
     in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the hardest
-    tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are explored with the
-    examples in the prompt: a model that has only solved small tasks writes nothing but small programs without them.
+    tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are explored with
+    examples in the prompt, in this share of the samples: a model that has only solved small tasks writes nothing but
+    small programs without them.
     """
     tasks = read_jsonl(args.inputs, require=("id",))
     solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
@@ -1913,11 +1917,12 @@ def schedule_tasks(args):
               if task.get("level", 0) <= reached and task.get("round", args.iteration) == args.iteration]
     if not chosen:
         fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
-    unsolved = [task["id"] for task in chosen if args.pool and args.few_shot_unsolved and task["id"] not in solved]
-    chosen = [task | {"few_shot": True} if task["id"] in unsolved else task for task in chosen]
+    for task in chosen:
+        if args.pool and args.few_shot_unsolved and task["id"] not in solved:
+            task["few_shot"] = args.few_shot_unsolved
     write_whole(args.out, "".join(map(dump, chosen)))
-    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]}, {len(unsolved)} with "
-          f"examples -> {args.out}")
+    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]}, "
+          f"{sum('few_shot' in task for task in chosen)} with examples -> {args.out}")
 
 
 def share(text: str) -> float:
@@ -1959,8 +1964,8 @@ def parse_args(argv):
     schedule.add_argument("--pool", metavar="FILE", help="pool so far: says which tasks are solved")
     schedule.add_argument("--enough", type=share, metavar="SHARE",
                           help="share of a level to solve before the next is let in (default: all levels at once)")
-    schedule.add_argument("--few-shot-unsolved", action="store_true",
-                          help="explore tasks that the pool has no solution of with examples in the prompt")
+    schedule.add_argument("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
+                          help="share of the samples of a task that the pool has no solution of with examples in the prompt")
     schedule.set_defaults(command=schedule_tasks)
 
     imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)

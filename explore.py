@@ -32,6 +32,7 @@ import contextlib
 import functools
 import gc
 import io
+import itertools
 import logging
 import os
 import sys
@@ -489,8 +490,8 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
     twice = next((key for key, count in keys.items() if count > 1), None)
     if twice:
         envs.fail(f'{args.inputs[0]}: id "{twice[1]}" is there twice (ids name tasks, make them unique)')
-    prompts = [make_prompt(item) for item in items]
-    order = sorted(range(len(items)), key=lambda i: -len(prompts[i]))  # similar lengths together, longest first
+    prompts = [[make_prompt(item, k) for k in range(num_samples)] for item in items]
+    order = sorted(range(len(items)), key=lambda i: -len(prompts[i][0]))  # similar lengths together, longest first
     per_batch = max(1, args.batch_size // num_samples)  # items
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "metrics", "inputs")}
     settings |= {"stage": stage, "inputs": envs.fingerprint(*args.inputs), "adapter": adapter_fingerprint(args.adapter)}
@@ -503,13 +504,13 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
             for start in range(len(records) // num_samples, len(items), per_batch):
                 batch = order[start:start + per_batch]
                 requests = {}  # equal prompts are run once
-                for i in batch:
-                    requests.setdefault(prompts[i], []).extend((i, k) for k in range(num_samples))
+                for i, k in itertools.product(batch, range(num_samples)):
+                    requests.setdefault(prompts[i][k], []).append((i, k))
                 alike = collections.defaultdict(list)  # prompts with the same examples, or with none, run together
                 for prompt, keys in requests.items():
                     keys = [row_key(stage, args, items[i], k) for i, k in keys]
                     alike[prompt.rpartition("\n\nQuestion: ")[0]].append((prompt, keys))
-                longest = max(len(prompts[i]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
+                longest = max(len(prompts[i][0]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
                 results = {}
                 for keyed in alike.values():
                     results |= generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots),
@@ -592,7 +593,7 @@ def main(argv=None):
     stage = "eval-explore" if args.greedy else "explore"
     sample_to_file(
         args, stage, tasks, args.num_samples,
-        make_prompt=lambda task: envs.solve_prompt(task, args.few_shot or task.get("few_shot", False)),
+        make_prompt=lambda task, k: envs.solve_prompt(task, args.few_shot or k < task.get("few_shot", 0) * args.num_samples),
         make_record=lambda task, k: task | {"iteration": args.iteration, "candidate": k, "source": "explore"})
 
 

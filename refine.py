@@ -54,7 +54,7 @@ def main(argv=None):
     candidates = [record for path in args.inputs for record in envs.read_jsonl(path, require=fields, limit=args.limit)]
     explore.sample_to_file(
         args, "refine", candidates, num_samples=1,
-        make_prompt=lambda record: envs.refine_prompt(record, record["program"], args.few_shot),
+        make_prompt=lambda record, k: envs.refine_prompt(record, record["program"], args.few_shot),
         make_record=lambda record, k: record | {"source": "refine", "reference": record["program"]},
         amend=rescore if args.rescore else None)
 

@@ -24,12 +24,11 @@ BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
 TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
-FEW_SHOT="${FEW_SHOT:-unsolved}"      # examples after iteration 0: for unsolved tasks, or for none (the article)
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(6 160 96 5 72 2 4 0) ;;
-  logic) defaults=(6 150 96 8 96 3 4 0.6) ;;
-  web)   defaults=(4 100 100 5 96 3 2 0) ;;
+  math)  defaults=(6 160 96 5 72 2 4 0 1) ;;
+  logic) defaults=(6 160 96 8 96 2 4 0.5 0.5) ;;
+  web)   defaults=(4 100 104 5 80 2 2 0 0.5) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
 ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
@@ -41,6 +40,7 @@ EPOCHS="${EPOCHS:-${defaults[5]}}"                  # passes over the training r
 MIN_STEPS="${MIN_STEPS:-40}"                        # fewest optimiser steps: early sets are small, they get more passes
 N1="${N1:-${defaults[6]}}"                          # most positives per task to learn from
 ENOUGH="${ENOUGH:-${defaults[7]}}"                  # share of a level to solve before the next is let in; 0: all at once
+FEW_SHOT="${FEW_SHOT:-${defaults[8]}}"              # of an unsolved task's samples, share with examples; 0: the article
 LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
 MAKE_FLAGS="${MAKE_FLAGS-$([ "$ENV" != logic ] || echo --guards)}"  # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 
@@ -143,11 +143,6 @@ evaluate() {
 adapter=(--few-shot)   # iteration 0: the base model with examples in its prompt
 last_pool=()           # empty in iteration 0, and always with METHOD=no-pool
 levels=()
-case "$FEW_SHOT" in
-  unsolved) show=(--few-shot-unsolved) ;;
-  none) show=() ;;
-  *) die "FEW_SHOT=$FEW_SHOT is unknown (unsolved or none)" ;;
-esac
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t"
   temperature=(--temperature "$([ "$t" = 0 ] && echo "$TEMPERATURE_0" || echo "$TEMPERATURE")")
@@ -155,7 +150,7 @@ for ((t = 0; t < ITERS; t++)); do
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
-    --iteration "$t" --enough "$ENOUGH" "${levels[@]}" "${show[@]}"
+    --iteration "$t" --enough "$ENOUGH" "${levels[@]}" --few-shot-unsolved "$FEW_SHOT"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" "${temperature[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"

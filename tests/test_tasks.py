@@ -269,7 +269,7 @@ def test_the_next_level_waits_until_enough_of_this_one_is_solved(tmp_path):
 
 def test_unsolved_tasks_keep_their_examples_if_asked(tmp_path):
     tasks = [{"id": "a"}, {"id": "b"}]
-    assert schedule(tmp_path, tasks, "a", "--few-shot-unsolved")[1] == ["b"]
+    assert schedule(tmp_path, tasks, "a", "--few-shot-unsolved", 0.5)[1] == ["b"]
     assert schedule(tmp_path, tasks, "a")[1] == []
 
 
