@@ -181,6 +181,20 @@ def test_greedy_is_one_program_per_task_and_repeatable(tmp_path, task_file, tiny
     assert len(envs.read_jsonl(tmp_path / "a")) == 4
 
 
+def test_a_share_of_the_samples_keeps_its_examples(tmp_path, tiny_model):
+    """few_shot 0.5 of K = 4: samples 0 and 1 are those of --few-shot, 2 and 3 those without examples."""
+    task = {"id": "a", "env": "math", "question": "How many are 2 and 3?", "answer": 5}
+    programs = {}
+    for name, share, flags in (("half", 0.5, ()), ("all", 0, ("--few-shot",)), ("none", 0, ())):
+        (tmp_path / name).write_text(envs.dump(task | {"few_shot": share}))
+        done = run_stage("explore", "--in", tmp_path / name, "--out", tmp_path / "out", "--model", tiny_model, "--bits", 32,
+                         "--num-samples", 4, "--max-new-tokens", 20, *flags)
+        assert done.returncode == 0, done.stderr
+        programs[name] = [record["program"] for record in envs.read_jsonl(tmp_path / "out", require=("program",))]
+    assert programs["half"] == programs["all"][:2] + programs["none"][2:]
+    assert programs["all"] != programs["none"]
+
+
 @pytest.mark.parametrize("stage", ["explore", "refine"])
 def test_killed_and_continued_gives_the_same_file(tmp_path, task_file, tiny_model, stage):
     """SIGKILL after the first batch; the second start goes on behind it and ends with the undisturbed file."""
