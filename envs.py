@@ -1295,10 +1295,10 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "verbs": "finds helps meets chases eats likes needs sees visits",
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
              "yumpus zumpus"}.items()}
-# level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns, so that a model
-# learns to write as many lines as it reads
-LEVELS = {1: [(1, 0, 0, 2), (2, 0, 0, 2), (2, 0, 0, 3)], 2: [(1, 1, 1, 2), (1, 1, 1, 3)], 3: [(2, 1, 1, 2), (2, 1, 1, 3)],
-          4: [(3, 1, 1, 3), (3, 2, 2, 4)], 5: [(4, 3, 3, 4)], 6: [(5, 4, 4, 4)], 7: [(6, 6, 5, 4)]}
+# level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns. Each level adds
+# one thing to the one before; a base model loses its way where the examples differ in size, so level 1 has one size.
+LEVELS = {1: [(1, 0, 0, 2)], 2: [(1, 1, 1, 2)], 3: [(2, 1, 1, 2), (2, 1, 1, 3)], 4: [(3, 1, 1, 3), (3, 2, 2, 4)],
+          5: [(4, 3, 3, 4)], 6: [(5, 4, 4, 4)], 7: [(6, 6, 5, 4)]}
 
 
 def phrase(verb: str, word: str, positive: bool) -> str:
@@ -1489,12 +1489,11 @@ class Logic:
         return tasks
 
     def examples(task) -> list[dict]:
-        """Five theories of the task's level, made as the tasks are, in words that no task uses."""
-        level = min(task.get("level", 4), 4)  # larger ones would only make long prompts
+        """Five theories of the task's size, made as the tasks are, in words that no task uses."""
+        size = tuple(map(min, task.get("size", LEVELS[4][1]), LEVELS[4][1]))  # larger ones would only make long prompts
         words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
-        rng, examples = random.Random(f"examples {level}"), []
+        rng, examples = random.Random(f"examples {size}"), []
         while len(examples) < 5:
-            size = LEVELS[level][len(examples) % len(LEVELS[level])]
             if made := logic_task(rng, size, task["semantics"], words):
                 lines = made["program"].split("\n")
                 del lines[len(examples) % len(lines)]  # the draft has lost one: the first, the second ...

@@ -27,7 +27,7 @@ REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the aut
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
   math)  defaults=(5 160 96 5 72 2 4 0 1) ;;
-  logic) defaults=(6 160 64 8 96 2 4 0.5 0.5) ;;
+  logic) defaults=(6 120 64 8 96 2 4 0.5 0.5) ;;
   web)   defaults=(4 100 104 5 80 2 2 0 0.4) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
