@@ -28,7 +28,7 @@ N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores
   math)  defaults=(5 160 96 5 72 2 4 0 1) ;;
   logic) defaults=(6 120 64 8 96 2 4 0.5 0.5) ;;
-  web)   defaults=(4 100 104 5 80 2 2 0 0.4) ;;
+  web)   defaults=(3 100 104 5 80 2 2 0 0.4) ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
 ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
