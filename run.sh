@@ -22,7 +22,8 @@ PYTHON="${PYTHON:-python3}"           # 3.11 or newer, makes .venv
 SETUP="${SETUP:-1}"                   # 0: no .venv, use $PYTHON as it is
 BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
-TEMPERATURE="${TEMPERATURE:-1.0}"     # later: a trained one is so sure that it finds nothing new below 1
+TEMPERATURE="${TEMPERATURE:-$([ "$ENV" = logic ] && echo 0.8 || echo 1.0)}"  # later: a trained one is so sure that it finds
+                                      # little new below 1; logic is mostly copying, where noise costs more
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
 N2="${N2:-2}"                         # most mistakes per task to learn from
 case "$ENV" in                        # sizes for the embedded model on two CPU cores

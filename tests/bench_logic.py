@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from test_logic import Logic, clauses, make, sentence
+from test_logic import Logic, clauses, make, sentence, unnumbered
 
 
 def atom(literal):
@@ -28,7 +28,7 @@ def rule(body, head):
 
 def parsed(task, number):
     """(statements, questions) of a task, from its English alone."""
-    lines = task["question"].split("\n")
+    lines = unnumbered(task["question"])
     return [sentence(line) for line in lines[:-number]], [clauses(line)[0] for line in lines[-number:]]
 
 
@@ -103,7 +103,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, help="folder with envisions_proofwriter.json and logiclm_*.json")
     args = parser.parse_args()
-    for size in (["--levels", "4"], ["--facts", "6", "--rules", "6", "--depth", "3"]):
+    for size in (["--facts", "3", "--rules", "2", "--depth", "2"], ["--facts", "6", "--rules", "6", "--depth", "3"]):
         columns = {"1 question": ["1"], "1, guards": ["1", "--guards"],
                    "4 questions": ["4"], "4, guards": ["4", "--guards"]}
         table = {name: noise([*size, "--questions-per-task", *flags]) for name, flags in columns.items()}
