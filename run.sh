@@ -22,28 +22,32 @@ PYTHON="${PYTHON:-python3}"           # 3.11 or newer, makes .venv
 SETUP="${SETUP:-1}"                   # 0: no .venv, use $PYTHON as it is
 BITS="${BITS:-4}"                     # 4: QLoRA; 16: bfloat16; 32: float32
 TEMPERATURE_0="${TEMPERATURE_0:-0.8}" # of sampling in iteration 0: a small base model drowns in noise above 0.8
-TEMPERATURE="${TEMPERATURE:-$([ "$ENV" = logic ] && echo 0.8 || echo 1.0)}"  # later: a trained one is so sure that it finds
-                                      # little new below 1; logic is mostly copying, where noise costs more
 REFINE_FROM="${REFINE_FROM:-1}"       # first iteration with refinement (the authors: 1; a base model refines badly)
+MIN_STEPS="${MIN_STEPS:-40}"          # fewest optimiser steps: the first sets of rows are small, they get more passes
 N2="${N2:-2}"                         # most mistakes per task to learn from
-case "$ENV" in                        # sizes for the embedded model on two CPU cores
-  math)  defaults=(5 160 96 5 72 2 4 0 1) ;;
-  logic) defaults=(6 120 64 8 96 2 4 0.5 0.5) ;;
-  web)   defaults=(3 100 104 5 80 2 2 0 0.4) ;;
+LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
+
+# Set any of these from outside as well; the values are for the embedded model on two CPU cores.
+#   ITERS           iterations; may be raised later, the run goes on
+#   NUM_TRAIN       training tasks (web: in each iteration)        NUM_TEST    held-out tasks
+#   NUM_SAMPLES     K, programs per task                           EPOCHS      passes over the training rows
+#   MAX_NEW_TOKENS  longest program                                N1          most positives per task to learn from
+#   ENOUGH          share of a level to solve before the next is let in; 0: all levels at once
+#   FEW_SHOT        share of an unsolved task's samples that keep examples after iteration 0; 0: none, as in the article
+#   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1; copying (logic) wants less noise
+#   MAKE_FLAGS      more flags for envs.py make, e.g. "--tasks click-link,enter-text"
+case "$ENV" in
+  math)
+    : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=96}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
+    : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
+  logic)
+    : "${ITERS:=6}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
+    : "${N1:=4}" "${ENOUGH:=0.5}" "${FEW_SHOT:=0.5}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}" ;;
+  web)
+    : "${ITERS:=3}" "${NUM_TRAIN:=100}" "${NUM_TEST:=104}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=80}" "${EPOCHS:=2}"
+    : "${N1:=2}" "${ENOUGH:=0}" "${FEW_SHOT:=0.4}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
-ITERS="${ITERS:-${defaults[0]}}"                    # iterations; may be raised later, the run goes on
-NUM_TRAIN="${NUM_TRAIN:-${defaults[1]}}"            # training tasks
-NUM_TEST="${NUM_TEST:-${defaults[2]}}"              # held-out tasks
-NUM_SAMPLES="${NUM_SAMPLES:-${defaults[3]}}"        # K, programs per task
-MAX_NEW_TOKENS="${MAX_NEW_TOKENS:-${defaults[4]}}"  # longest program
-EPOCHS="${EPOCHS:-${defaults[5]}}"                  # passes over the training rows
-MIN_STEPS="${MIN_STEPS:-40}"                        # fewest optimiser steps: early sets are small, they get more passes
-N1="${N1:-${defaults[6]}}"                          # most positives per task to learn from
-ENOUGH="${ENOUGH:-${defaults[7]}}"                  # share of a level to solve before the next is let in; 0: all at once
-FEW_SHOT="${FEW_SHOT:-${defaults[8]}}"              # of an unsolved task's samples, share with examples; 0: the article
-LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  # 1e-3 for 135M, 2e-4 for 1B and more
-MAKE_FLAGS="${MAKE_FLAGS-$([ "$ENV" != logic ] || echo --guards)}"  # more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 
 die() { echo "run.sh: $*" >&2; exit 1; }
 
@@ -84,8 +88,8 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT ENOUGH N1 N2 NUM_TRAIN NUM_TEST NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS \
-            LEARNING_RATE MAKE_FLAGS; do
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT ENOUGH N1 N2 NUM_TRAIN NUM_TEST \
+            NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
 rounds=()
