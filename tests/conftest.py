@@ -65,7 +65,7 @@ def tiny_model(tmp_path_factory):
                 f"def solution():\n{rng.choice([short, long])}\n```")
     for _ in range(300):
         ids, labels = [], []
-        for _ in range(rng.choice([1, 1, 2, 4])):  # several after one another, as in a few-shot prompt
+        for _ in range(rng.choice([1, 1, 2, 6])):  # several after one another, as in a few-shot prompt
             question, answer = (tokenizer(text).input_ids for text in example())
             gap = tokenizer("\n\n").input_ids
             ids += question + answer + gap
