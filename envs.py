@@ -1491,10 +1491,14 @@ class Logic:
     def examples(task) -> list[dict]:
         """Five theories of the task's size, made as the tasks are, in words that no task uses."""
         size = tuple(map(min, task.get("size", LEVELS[4][1]), LEVELS[4][1]))  # larger ones would only make long prompts
+        return Logic._examples_of(size, task["semantics"])
+
+    @functools.cache  # every prompt of a size asks for the same ones, and making them takes the solver
+    def _examples_of(size: tuple, semantics: str) -> list[dict]:
         words = {key: values[:len(values) // 3] for key, values in LOGIC_WORDS.items()}
         rng, examples = random.Random(f"examples {size}"), []
         while len(examples) < 5:
-            if made := logic_task(rng, size, task["semantics"], words):
+            if made := logic_task(rng, size, semantics, words):
                 lines = made["program"].split("\n")
                 del lines[len(examples) % len(lines)]  # the draft has lost one: the first, the second ...
                 examples.append({"question": made["question"], "program": made["program"], "draft": "\n".join(lines)})
