@@ -10,7 +10,13 @@ What is counted, in bytes:
   cache        keys and values of every row, and its logits, as explore.fitting_slots counts them
 A CUDA context counts 0.5 GB; fragmentation comes on top.
 """
+import sys
+from pathlib import Path
+
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from train import HEAD_SLICE  # noqa: E402
 
 SHAPES = {  # of the models' public configurations: hidden, layers, heads, key-value heads, feed-forward, vocabulary, tied
     "Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, 151_936, True),
@@ -18,7 +24,7 @@ SHAPES = {  # of the models' public configurations: hidden, layers, heads, key-v
     "Llama-2-7B": (4096, 32, 32, 32, 11_008, 32_000, False),
     "Llama-2-13B": (5120, 40, 40, 40, 13_824, 32_000, False),
 }
-RANK, HEAD_SLICE = 16, 1024
+RANK = 16
 NF4 = 4.127 / 8
 CONTEXT = 0.5e9  # bytes that CUDA itself takes
 
