@@ -62,7 +62,6 @@ import stat
 import struct
 import sys
 import time
-import zipfile
 import xml.etree.ElementTree
 import zlib
 from pathlib import Path
@@ -236,8 +235,9 @@ def fetch_wheel(name: str, version: str, sha256: str) -> Path:
 
     The folder appears whole or not at all, also when two processes fetch at once: the first rename wins.
     """
-    import subprocess  # here, because the sandbox's server shall import as little as it can
-    import tempfile
+    import subprocess  # here, like others below, because the sandbox's server shall import as little as it can:
+    import tempfile    # above all not threading, which they bring and which makes every fork a quarter dearer
+    import zipfile
     models = HERE / "models"
     folder = models / f"{name}-{version}"
     if folder.exists():
@@ -535,6 +535,7 @@ class Run:
 
     def __init__(self, jail, number, data):
         self.jail, self.number, self.verdict = jail, number, None
+        job = json.loads(data)  # what is done before the fork is cheap: a child pays for each page that it touches first
         self.place = jail.take_place()
         self.token = os.urandom(16)  # opens the message: bytes sprayed on all descriptors are not taken for one
         self.pipe, write = os.pipe()
@@ -542,7 +543,7 @@ class Run:
         self.busy, self.asleep = 0.0, False
         self.pid = os.fork()
         if self.pid == 0:
-            run_child(jail, data, self.place, self.token, write)
+            run_child(jail, job, self.place, self.token, write)
         os.close(write)
         os.set_blocking(self.pipe, False)
 
@@ -598,13 +599,12 @@ class Run:
         return self.number, b"e", f"ended without stating an answer ({how})"
 
 
-def run_child(jail, data, place, token, pipe, write=os.write, leave=os._exit):
+def run_child(jail, job, place, token, pipe, write=os.write, leave=os._exit):
     """The child, from fork to death. What it needs after the program ran is bound before the program can patch it."""
     status = b"e"
     try:
         try:
             jail.enter(*place, pipe)
-            job = json.loads(data)
             text = ENVS[job["env"]].run(job.pop("program"), job).encode("utf-8", "replace")
             status = b"o"
             if len(text) > MESSAGE_BYTES:
@@ -637,6 +637,7 @@ class Jail:
         self.base, self.server = f"{scratch}/{os.getpid()}", os.getpid()
         os.mkdir(self.base)
         self.places, self.made = [], 0
+        self.set_capabilities = LIBC.capset  # looked up once, here
         size, resident = (int(pages) * resource.getpagesize() for pages in proc_fields("self/statm")[:2])
         self.small = resident + (32 << 20)
         limits = {
@@ -724,7 +725,7 @@ class Jail:
             # one still reads what root owns (a Python under /root); without capabilities that is all it can do.
             with contextlib.suppress(OSError):
                 os.setresuid(60_000 + os.getpid() % 5_000, 0, 0)
-            check(LIBC.capset(NO_CAPABILITIES, bytes(24)))
+            check(self.set_capabilities(NO_CAPABILITIES, bytes(24)))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the server dies, so does the child
         if os.getppid() != self.server:
             os._exit(1)

@@ -181,4 +181,4 @@ done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"
 
-"$PYTHON" report.py --in "$OUT/metrics.jsonl" --out "$OUT/curve.svg"
+"$PYTHON" data/report.py --in "$OUT/metrics.jsonl" --out "$OUT/curve.svg"

@@ -3,17 +3,21 @@
     python tests/bench.py --out bench.json                  # embedded model; CPU, or CUDA when there is one
     python -m pip install -r tests/bench-requirements.txt   # TRL, for the comparison of training (left out if missing)
 
-explore   generate() of explore.py against model.generate of transformers in 4-bit with the same prompts, sampling and
-          number of rows: useful tokens (to the closing fence or end token) per second, zero-shot and few-shot
-refine    tokens per second of the rewrites, whose prompts share the question
+explore   generate() of explore.py against model.generate and model.generate_batch (paged continuous batching) of
+          transformers, in 4-bit with the same prompts, sampling and number of rows: useful tokens (to the closing fence
+          or end token) per second, zero-shot and few-shot
+refine    the same for rewrites, whose prompts share the question
 train     completion tokens per second of train.py against TRL's SFTTrainer: same rows, rank, batch, 4 bits, one epoch
 reward    programs per second: tests/bench_reward.py
+all       an iteration of 32 tasks x 4: explore zero-shot, refine, reward and one epoch of training, by these rates
 
 Machines are noisy: every pair is measured in turn --repeats times and the medians are compared.
 """
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import json
 import platform
 import statistics
@@ -48,10 +52,10 @@ def useful_tokens(tokenizer, ids, end_tokens) -> int:
     return len(ids)
 
 
-def plain_generate(model, tokenizer, prompts) -> tuple[int, float]:
+def plain_generate(model, tokenizer, prompts, num_samples=NUM_SAMPLES) -> tuple[int, float]:
     """transformers as people use it: K copies of each prompt, padded left, stop at the fence; (useful tokens, s)."""
     tokenizer.padding_side = "left"
-    batch = tokenizer([prompt for prompt in prompts for _ in range(NUM_SAMPLES)], padding=True, return_tensors="pt")
+    batch = tokenizer([prompt for prompt in prompts for _ in range(num_samples)], padding=True, return_tensors="pt")
     batch = batch.to(model.device)
     started = time.perf_counter()
     with torch.inference_mode():
@@ -60,6 +64,26 @@ def plain_generate(model, tokenizer, prompts) -> tuple[int, float]:
     seconds = time.perf_counter() - started
     end = {tokenizer.eos_token_id}
     return sum(useful_tokens(tokenizer, row[batch.input_ids.shape[1]:].tolist(), end) for row in out), seconds
+
+
+def batch_generate(model, tokenizer, prompts, num_samples=NUM_SAMPLES) -> tuple[int, float] | None:
+    """transformers' continuous batching, with log-probabilities as ours; (useful tokens, s), None where it cannot run.
+
+    It knows no stop strings, so the tokens that end in a fence are end tokens to it.
+    """
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+    fences = [token for token in range(len(tokenizer)) if tokenizer.decode([token]).endswith("```")]
+    config = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.95, top_k=0, max_new_tokens=MAX_NEW_TOKENS,
+                              num_return_sequences=num_samples, pad_token_id=tokenizer.pad_token_id,
+                              eos_token_id=[tokenizer.eos_token_id, *fences])
+    started = time.perf_counter()
+    out = model.generate_batch(tokenizer(prompts).input_ids, generation_config=config, warmup=False,
+                               continuous_batching_config=ContinuousBatchingConfig(return_logprobs=True))
+    seconds = time.perf_counter() - started
+    done = [one.generated_tokens for one in out.values() if one.error is None]
+    if len(done) < len(prompts) * num_samples:
+        return None
+    return sum(useful_tokens(tokenizer, ids, {tokenizer.eos_token_id}) for ids in done), seconds
 
 
 def our_generate(model, tokenizer, prompts, num_samples=NUM_SAMPLES) -> tuple[int, float]:
@@ -76,20 +100,28 @@ def bench_explore(model_name, repeats: int) -> list[dict]:
         model_name or explore.default_model(), dtype=torch.bfloat16, device_map={"": ours.device},
         quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                                                bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16))
-    tasks, rows = math_tasks(NUM_TASKS), []
-    for name, few_shot in (("zero-shot", False), ("few-shot", True)):
-        prompts = [envs.solve_prompt(task, few_shot) for task in tasks]
-        runs = [(our_generate(ours, tokenizer, prompts), plain_generate(plain, tokenizer, prompts))
-                for _ in range(repeats)]
-        rows.append({"stage": f"explore {name}, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s",
-                     "ours": statistics.median(count / seconds for (count, seconds), _ in runs),
-                     "plain": statistics.median(count / seconds for _, (count, seconds) in runs),
-                     "against": "model.generate, 4-bit"})
+    tasks = math_tasks(NUM_TASKS)
     drafts = [f"def solution():\n    a = {k}\n    b = 7\n    return a + b" for k in range(NUM_SAMPLES)]
-    prompts = [envs.refine_prompt(task, draft) for task in tasks for draft in drafts]
-    runs = [our_generate(ours, tokenizer, prompts, 1) for _ in range(repeats)]
-    rows.append({"stage": f"refine, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s",
-                 "ours": statistics.median(count / seconds for count, seconds in runs)})
+    cases = {"explore": ([envs.solve_prompt(task) for task in tasks], NUM_SAMPLES),
+             "explore, few-shot": ([envs.solve_prompt(task, True) for task in tasks], NUM_SAMPLES),
+             "refine": ([envs.refine_prompt(task, draft) for task in tasks for draft in drafts], 1)}
+    rows = []
+    for name, (prompts, num_samples) in cases.items():
+        ways = {"ours": functools.partial(our_generate, ours),
+                "model.generate, 4-bit": functools.partial(plain_generate, plain)}
+        if name != "refine":
+            ways["model.generate_batch, 4-bit"] = functools.partial(batch_generate, plain)
+        runs = collections.defaultdict(list)
+        for _ in range(repeats):
+            for way, run in ways.items():
+                if done := run(tokenizer, prompts, num_samples):
+                    runs[way].append(done)
+        rates = {way: statistics.median(count / seconds for count, seconds in done) for way, done in runs.items()}
+        for against in list(rates)[1:]:
+            rows.append({"stage": f"{name}, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s", "ours": rates["ours"],
+                         "plain": rates[against], "against": against})
+        if name != "explore, few-shot":  # part of an iteration after the first
+            rows[1 - len(rates)]["work"] = statistics.median(count for count, _ in runs["ours"])
     return rows
 
 
@@ -99,7 +131,8 @@ def training_rows() -> list[dict]:
     for number, task in enumerate(math_tasks(48)):
         program = f"def solution():\n    first = {number}\n    second = 7\n    return first + second"
         for k in range(1 + number % 4):
-            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(program.replace("first", f"x{k}"))})
+            other = program.replace("first", f"x{k}")
+            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(other)})
         if number % 2:
             rows.append({"prompt": envs.refine_prompt(task, program), "completion": envs.completion(program)})
     return rows
@@ -119,7 +152,8 @@ def bench_train(model_name, repeats: int) -> list[dict]:
         seconds = trl_seconds(model_name, rows, args)
         if seconds:
             results["plain"].append(completion_tokens / seconds)
-    row = {"stage": f"train, {len(rows)} rows", "unit": "completion tokens/s", "ours": statistics.median(results["ours"])}
+    row = {"stage": f"train, {len(rows)} rows", "unit": "completion tokens/s", "work": completion_tokens,
+           "ours": statistics.median(results["ours"])}
     if results["plain"]:
         row |= {"plain": statistics.median(results["plain"]), "against": "TRL SFTTrainer, QLoRA"}
     if torch.cuda.is_available():
@@ -146,8 +180,9 @@ def trl_seconds(model_name, rows, args) -> float | None:
             peft_config=LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear",
                                    task_type="CAUSAL_LM"),
             args=SFTConfig(output_dir=folder, per_device_train_batch_size=args.batch_size, num_train_epochs=1, bf16=True,
-                           learning_rate=args.learning_rate, max_length=args.max_length, use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no",
-                           disable_tqdm=True, logging_strategy="no", gradient_checkpointing=torch.cuda.is_available()))
+                           learning_rate=args.learning_rate, max_length=args.max_length, report_to=[],
+                           save_strategy="no", logging_strategy="no", disable_tqdm=True,
+                           use_cpu=not torch.cuda.is_available(), gradient_checkpointing=torch.cuda.is_available()))
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started
@@ -168,16 +203,23 @@ def main(argv=None):
     if args.only in (None, "reward"):
         import bench_reward
         figures = bench_reward.bench_reward()
-        rows.append({"stage": "reward, 2,000 programs", "unit": "programs/s", "ours": figures["sandbox: programs/s"],
+        rows.append({"stage": "reward, 2,000 programs", "unit": "programs/s", "work": 2 * NUM_TASKS * NUM_SAMPLES,
+                     "ours": figures["sandbox: programs/s"],
                      "plain": figures["subprocess with limits: programs/s"], "against": "one subprocess per program"})
         rows.append({"stage": "reward, all figures", "unit": "see the JSON", "ours": 0, "figures": figures})
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    if args.only is None and all(row.get("plain") for row in rows if "work" in row):
+        ours, plain = (sum(row["work"] / row[side] for row in rows if "work" in row) for side in ("ours", "plain"))
+        rows.append({"stage": f"an iteration of {NUM_TASKS} x {NUM_SAMPLES}", "unit": "iterations/hour",
+                     "ours": 3600 / ours, "plain": 3600 / plain, "against": "all of the above"})
+    on_cpu = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu
     print(f"\n{'':32} {'ours':>9} {'plain':>9} {'ratio':>6}   ({machine})")
     for row in rows:
         if "figures" in row:
             continue
-        plain, ratio = row.get("plain"), row["ours"] / row["plain"] if row.get("plain") else None
-        side = f"{plain:9,.0f} {ratio:6.1f}   {row['unit']}, against {row['against']}" if plain else f"{'-':>9} {'-':>6}   {row['unit']}"
+        side = f"{'-':>9} {'-':>6}   {row['unit']}"
+        if row.get("plain"):
+            side = f"{row['plain']:9,.0f} {row['ours'] / row['plain']:6.1f}   {row['unit']}, against {row['against']}"
         print(f"{row['stage']:32} {row['ours']:9,.0f} {side}")
     if args.out:
         envs.write_whole(args.out, json.dumps({"machine": machine, "rows": rows}, indent=1))

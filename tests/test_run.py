@@ -124,7 +124,7 @@ def test_the_curve_is_a_picture_of_the_numbers(whole_run, tmp_path):
     """100 % lies at the top of the chart, 0 % at the bottom; every curve is named at its end."""
     out, _ = whole_run
     xml.dom.minidom.parse(str(out / "curve.svg"))
-    report = load_stage("report")
+    report = load_stage("data/report")
     text = report.picture({"up": [0, 100], "gap": [50, None]}, "title")
     assert f'points="{report.LEFT:.1f},{report.HEIGHT - report.BOTTOM:.1f} ' \
            f'{report.WIDTH - report.RIGHT:.1f},{report.TOP:.1f}"' in text

@@ -2,11 +2,15 @@
 
 Reads   metrics.jsonl: one object per stage and iteration.   Writes  an SVG picture that any browser shows.
 
-    python report.py --in runs/math/metrics.jsonl --out runs/math/curve.svg
+    python data/report.py --in runs/math/metrics.jsonl --out runs/math/curve.svg
 """
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # the repository, for envs
 
 import envs
 
