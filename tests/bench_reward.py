@@ -1,4 +1,4 @@
-"""How fast and how dear is the sandbox? python tests/bench_reward.py [--num 2000] [--endless 40]
+"""How fast and how dear is the sandbox? python tests/bench_reward.py [--num 2000] [--endless 40] [--timeout 1]
 
 Every way runs the same ordinary programs; the slow ones run fewer of them, the rate is what counts.
 """
@@ -84,7 +84,7 @@ def endless(num: int, program: str, timeout: float) -> float:
     return (time.monotonic() - start) / (timeout * num / workers)
 
 
-def bench_reward(num=2000, num_endless=40) -> dict:
+def bench_reward(num=2000, num_endless=40, timeout=1.0) -> dict:
     """All figures as one row for a results file."""
     plain = programs(num)
     row = {"bench": "reward", "num": num, "cores": len(os.sched_getaffinity(0)), "python": sys.version.split()[0]}
@@ -97,8 +97,8 @@ def bench_reward(num=2000, num_endless=40) -> dict:
         row[f"{name}: programs/s"], row[f"{name}: CPU ms each"] = rate(run, texts)
     for unit in ("programs/s", "CPU ms each"):
         row[f"sandbox / subprocess: {unit}"] = row[f"sandbox: {unit}"] / row[f"subprocess with limits: {unit}"]
-    row["busy endless programs, cost / (timeout x count / workers)"] = endless(num_endless, "while True: pass", 1)
-    row["sleeping endless programs, the same"] = endless(num_endless, "import time; time.sleep(99)", 1)
+    row["busy endless programs, cost / (timeout x count / workers)"] = endless(num_endless, "while True: pass", timeout)
+    row["sleeping endless programs, the same"] = endless(num_endless, "import time; time.sleep(99)", timeout)
     row["layers"] = envs.Caller.layers
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()}
 
@@ -107,5 +107,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num", type=int, default=2000, help="ordinary programs (default: %(default)s)")
     parser.add_argument("--endless", type=int, default=40, help="endless programs (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=1.0, help="seconds for each of these (default: %(default)s)")
     args = parser.parse_args()
-    print(json.dumps(bench_reward(args.num, args.endless), indent=1))
+    print(json.dumps(bench_reward(args.num, args.endless, args.timeout), indent=1))

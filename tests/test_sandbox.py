@@ -198,6 +198,11 @@ def test_a_starved_program_is_no_timeout():
             process.wait()
 
 
+def test_the_server_is_light():
+    """Each module that it has imported makes every fork dearer, threading by a quarter: it runs code in each child."""
+    assert run(["import sys\nanswer = 'threading' in sys.modules"]) == [("ok", "False")]
+
+
 def test_same_seed_same_results():
     programs = ["import random; answer = random.random()", "answer = hash('a')",
                 "import numpy; answer = numpy.random.rand()"]
