@@ -455,6 +455,8 @@ def serve(timeout, workers, memory_mb, seed, scratch, modules):
     signal.set_wakeup_fd(wake_write)  # the death of a child ends select() below
     signal.signal(signal.SIGCHLD, lambda *_: None)
     gc.collect()
+    with contextlib.suppress(AttributeError):  # not in every libc
+        LIBC.malloc_trim(0)  # a third of the pages were for reading this file, and every fork copies their entries
     gc.freeze()  # a collection would touch, and so copy, the pages that all children share
     gc.disable()
     reply(HELLO, b"o", jail.describe())
