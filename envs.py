@@ -1390,10 +1390,11 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
         chosen.append(fitting[0] if deep else rng.choice(fitting[:3]))
     rng.shuffle(chosen)
     asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
-    return {"context": sentences, "program": numbered(program + asked),
-            "question": numbered(text[0].upper() + text[1:] for text in sentences + asked),
+    question = numbered(text[0].upper() + text[1:] for text in sentences + asked)
+    return {"context": sentences, "program": numbered(program + asked), "question": question,
             "answer": ", ".join(answers),
-            "guards": {"statements": facts + rules, "negated": [" not " in text for text in asked]}}
+            "guards": {"statements": facts + rules, "negated": [" not " in text for text in asked],
+                       "words": sorted({*re.findall(r"[^\W\d]+", question.lower())})}}
 
 
 def import_logic(path, format: str) -> list[dict]:
@@ -1454,7 +1455,7 @@ class Logic:
         parser.add_argument("--names", help="people to tell of, separated by commas (default: 11 built-in ones)")
         parser.add_argument("--guards", action="store_true",
                             help="also refuse programs whose number of statements or whose negated questions differ "
-                                 "from the task's: fewer wrong programs are rewarded by chance")
+                                 "from the task's, or that name what it does not: fewer wrong programs are rewarded")
 
     def make(args) -> list[dict]:
         """args.num theories, the same for the same seed and split. A context's hash decides which split owns it."""
@@ -1513,12 +1514,24 @@ class Logic:
 
     def run(program: str, job: dict) -> str:
         statements, questions = read_program(program)
-        guards = job.get("guards")
-        if guards and len(statements) != guards["statements"]:
-            raise ValueError(f"guard: {len(statements)} statements for the context's {guards['statements']} sentences")
-        if guards and [not question[0] for question in questions] != guards["negated"]:
-            raise ValueError("guard: the questions are not as many, or not negated, as those of the task")
+        if job.get("guards"):
+            Logic.guard((statements, questions), **job["guards"])
         return ", ".join(answer_questions(statements, questions, job["semantics"]))
+
+    def guard(program: tuple, statements: int, negated: list, words: list):
+        """Refuse programs that cannot be right, whatever they answer. The last case matters most: a program that calls
+        all things by other names, always the same ones, has the same answers, and a model soon learns to do that.
+        """
+        stated, questions = program
+        if len(stated) != statements:
+            raise ValueError(f"guard: {len(stated)} statements for the context's {statements} sentences")
+        if [not question[0] for question in questions] != negated:
+            raise ValueError("guard: the questions are not as many, or not negated, as those of the task")
+        literals = [*questions, *(literal for body, heads in stated for literal in body + heads)]
+        said = {word for literal in literals for name in literal[1:] if not is_variable(name)
+                for word in name.lower().split()}
+        if foreign := said.difference(words, (word + "s" for word in words)):  # "does not like" is read as likes
+            raise ValueError(f"guard: the task does not say {', '.join(sorted(foreign))}")
 
     def check(task: dict, value: str) -> tuple[str, str]:
         return ("correct" if value == task["answer"] else "wrong"), value

@@ -219,9 +219,12 @@ def test_reward_only_if_all_answers_are_right():
 
 
 def test_guards():
-    guards = {"statements": 1, "negated": [False, True]}
+    words = ["bob", "is", "cold", "not", "red", "likes", "does", "like", "big"]
+    guards = {"statements": 1, "negated": [False, True], "words": words}
     assert run("Bob is cold\nBob is cold?\nBob is not red?", guards=guards) == "True, Unknown"
-    for program in ("Bob is cold\nBob is red\nBob is cold?\nBob is not big?", "Bob is cold\nBob is cold?\nBob is red?",
+    assert run("Bob does not like Bob\nCold(Bob)?\nBob does not like Bob?", guards=guards) == "Unknown, True"
+    for program in ("Bob is warm\nBob is warm?\nBob is not red?", "Ann is cold\nAnn is cold?\nAnn is not red?",  # renamed
+                    "Bob is cold\nBob is red\nBob is cold?\nBob is not big?", "Bob is cold\nBob is cold?\nBob is red?",
                     "Bob is cold\nBob is cold?"):
         with pytest.raises(ValueError, match="guard"):
             run(program, guards=guards)
