@@ -16,8 +16,9 @@ Reads  id env question [few_shot ...] of each task.   Writes  the task + iterati
     python explore.py --in test.jsonl  --out eval.jsonl --adapter iter0/adapter --greedy     # evaluation
 
 How the sampler differs from `model.generate` (the loop is `generate` below):
-  1. Tokens that all prompts begin with (instruction, few-shot examples) are run once and attended to by every row.
-  2. A prompt is run once for its K samples, and without the vocabulary head.
+  1. Tokens that all prompts begin with (instruction, few-shot examples) are run once, and their keys and values are
+     stored once and read once a step for all rows.
+  2. So are those of a prompt for its K samples; and prompts are run without the vocabulary head.
   3. A finished row leaves at once and its place is taken by the next one (continuous batching).
   4. Weights are dequantised once, with the adapter merged, when memory allows: still the rounded 4-bit policy that
      train.py trains, without dequantising every layer at every step.
@@ -29,6 +30,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import ctypes
 import functools
 import gc
 import io
@@ -41,6 +43,7 @@ import zlib
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 import envs
 
@@ -99,6 +102,8 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     hush()
     AttentionInterface.register("prefix_attention", prefix_attention)
     device, dtype = device or pick_device(), torch.float32 if bits == 32 else torch.bfloat16
+    if device.type == "cpu":
+        keep_freed_memory()
     quantise = dict(quantization_config=BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype,
     )) if bits == 4 else {}
@@ -122,6 +127,14 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     return model.eval(), tokenizer
 
 
+def keep_freed_memory():
+    """Let the C library reuse large blocks instead of asking the kernel for new, zeroed ones: a sixth of CPU time."""
+    with contextlib.suppress(AttributeError):  # glibc alone has it
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)            # M_MMAP_MAX: no block of its own from the kernel
+        libc.mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: give nothing back before the end
+
+
 def unpacked_fits(model) -> bool:
     """Whether bfloat16 weights (2 bytes each) leave at least half of the free GPU memory to the cache."""
     free, _ = torch.cuda.mem_get_info()
@@ -131,21 +144,24 @@ def unpacked_fits(model) -> bool:
 # ----------------------------------------------------------------------------------- Attention --
 
 class Cache:
-    """Keys and values: a prefix common to all rows, stored once, and a slot of `length` positions for each row.
+    """Keys and values, in three parts that a row attends to one after the other:
 
-    Layout per layer: prefix [kv_heads, P, head_dim], slots [rows, kv_heads, length, head_dim]. Rows fill their slot
-    from position 0; `filled[row]` positions are in use. Position p of a slot is token P + p of the sequence.
+    prefix   tokens that all prompts begin with         per layer [1, kv_heads, P, head_dim]
+    prompts  the rest of each prompt but its last token           [groups, kv_heads, longest prompt, head_dim]
+    rows     what a row adds to its prompt: that last token       [rows, kv_heads, max_new_tokens, head_dim]
+             and the generated ones; `filled[row]` are in use
     """
 
     def __init__(self, dtype):
-        self.dtype, self.prefix, self.slots, self.fresh = dtype, [], [], None
+        self.dtype, self.prefix, self.prompts, self.slots, self.fresh = dtype, [], [], [], None
         self.rows, self.filled, self.longest = None, None, 0
+        self.shape, self.place = (0, 0, 0), None  # groups, rows of the largest, longest prompt; see grouped_matmul
 
     def get_seq_length(self, layer_idx=0):
         return 0  # positions and masks are passed explicitly
 
     def update(self, keys, values, layer, *args, **kwargs):
-        """Called by each attention layer with new keys and values [B, kv_heads, q, head_dim]; returns all to see."""
+        """Called by each attention layer with new keys and values [B, kv_heads, q, head_dim]; returns the rows' own."""
         if self.fresh is not None:  # prefill: collect, the caller copies them where they belong
             keys, values = keys.to(self.dtype), values.to(self.dtype)
             self.fresh.append((keys, values))
@@ -156,17 +172,43 @@ class Cache:
         count = len(self.rows)
         return slot_keys[:count, :, :self.longest], slot_values[:count, :, :self.longest]
 
+    def shared(self, layer, batch) -> list[tuple]:
+        """What rows see before their own keys: [(keys, values, place, rows of a group)], for grouped_matmul."""
+        parts = []
+        if self.prefix:
+            parts.append((*self.prefix[layer], None, batch))  # one group of all rows
+        if self.fresh is None and self.prompts:
+            groups, largest, longest = self.shape
+            keys, values = (part[:groups, :, :longest] for part in self.prompts[layer])
+            parts.append((keys, values, self.place, largest))
+        return parts
+
 
 def cache_dtype(model):
     """Of keys and values. On a CPU small float32 products are some twenty times faster than bfloat16 ones."""
     return torch.float32 if model.device.type == "cpu" else model.dtype
 
 
-def prefix_attention(module, query, key, value, attention_mask, scaling, cache=None, **kwargs):
-    """softmax([q Kp^T, q K^T + mask]) [Vp; V]: every row sees the shared prefix (Kp, Vp) and then its own keys.
+def grouped_matmul(rows, matrices, place, largest: int):
+    """rows [B, kv_heads, q, a] times the matrix of their group, [groups, kv_heads, a, b] -> [B, kv_heads, q, b].
 
-    query [B, heads, q, d], key and value [B, kv_heads, n, d], mask [B or 1, 1, q, n] (0 or -inf). The prefix part is
-    one matrix product for the whole batch, so a few-shot prompt costs its arithmetic but no copy per row.
+    Row i is the (place[i] % largest)-th of group place[i] // largest; None: they come group by group, `largest` in each.
+    A matrix is read once for all rows of its group, so K samples of a prompt cost the memory traffic of one.
+    """
+    groups, kv_heads, a, b = matrices.shape
+    batch, _, q, _ = rows.shape
+    if place is not None:  # empty places stay 0
+        rows = rows.new_zeros(groups * largest, kv_heads, q, a).index_copy_(0, place, rows)
+    together = rows.view(groups, largest, kv_heads, q, a).transpose(1, 2).reshape(groups, kv_heads, largest * q, a)
+    out = torch.matmul(together, matrices).view(groups, kv_heads, largest, q, b).transpose(1, 2)
+    out = out.reshape(groups * largest, kv_heads, q, b)
+    return out if place is None else out[place]
+
+
+def prefix_attention(module, query, key, value, attention_mask, scaling, cache=None, **kwargs):
+    """softmax([q Kp^T, q Kx^T, q K^T] + mask) [Vp; Vx; V]: a row sees the prefix (p), its prompt (x), its own keys.
+
+    query [B, heads, q, d], key and value [B, kv_heads, n, d], mask [B or 1, 1, q, all but the prefix] (0 or -inf).
     """
     if kwargs.get("softcap") or kwargs.get("s_aux") is not None:
         envs.fail("this model's attention has soft-capping or sinks, which explore.py does not know (choose another)")
@@ -176,21 +218,17 @@ def prefix_attention(module, query, key, value, attention_mask, scaling, cache=N
     if query.device.type == "cpu":
         key, value = key.float(), value.float()  # see cache_dtype
     grouped = (query * scaling).to(key.dtype).reshape(batch, kv_heads, rows, width)
-    scores = torch.matmul(grouped, key.transpose(2, 3)).view(batch, heads, length, -1).float() + attention_mask
-    if cache is None or not cache.prefix:
-        weights = scores.softmax(dim=-1).to(value.dtype)
-        out = torch.matmul(weights.view(batch, kv_heads, rows, -1), value)
-    else:
-        prefix_key, prefix_value = cache.prefix[module.layer_idx]  # [kv_heads, P, d]
-        skip = prefix_key.shape[1]
-        together = grouped.transpose(0, 1).reshape(kv_heads, batch * rows, width)
-        shared = torch.matmul(together, prefix_key.transpose(1, 2)).view(kv_heads, batch, rows, skip)
-        shared = shared.transpose(0, 1).reshape(batch, heads, length, skip).float()
-        weights = torch.cat([shared, scores], dim=-1).softmax(dim=-1).to(value.dtype)
-        weights = weights.view(batch, kv_heads, rows, -1)
-        out = torch.matmul(weights[..., skip:], value)
-        over = weights[..., :skip].transpose(0, 1).reshape(kv_heads, batch * rows, skip)
-        out = out + torch.matmul(over, prefix_value).view(kv_heads, batch, rows, width).transpose(0, 1)
+    shared = cache.shared(module.layer_idx, batch) if cache else []
+    scores = [grouped_matmul(grouped, keys.transpose(2, 3), *where) for keys, _, *where in shared]
+    scores.append(torch.matmul(grouped, key.transpose(2, 3)))
+    sizes = [part.shape[-1] for part in scores]
+    scores = torch.cat(scores, dim=-1) if shared else scores[0]
+    mask = F.pad(attention_mask, (sum(sizes) - attention_mask.shape[-1], 0))  # nothing of the prefix is hidden
+    weights = (scores.view(batch, heads, length, -1).float() + mask).softmax(dim=-1).to(value.dtype)
+    weights = weights.view(batch, kv_heads, rows, -1).split(sizes, dim=-1)
+    out = torch.matmul(weights[-1], value)
+    for part, (_, values, *where) in zip(weights, shared):
+        out = out + grouped_matmul(part, values, *where)
     return out.view(batch, heads, length, width).transpose(1, 2).to(query.dtype), None
 
 
@@ -340,67 +378,86 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     cache = Cache(cache_dtype(model))
     if skip:
         batch = collate([[{"root": ids[0][:skip], "branches": []}]], device)
-        cache.prefix = [(keys[0], values[0]) for keys, values in prefill(model, cache, batch)]
+        cache.prefix = prefill(model, cache, batch)
     # The last prompt token is left to the first decoding step, so prefill needs no vocabulary head.
     # Sorted, so that prompts with the same beginning come together (see share_roots).
     waiting = collections.deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
                                        key=lambda item: item[0]))
-    length = max(len(prompt) for prompt, _ in waiting) + max_new_tokens
     slots = min(slots, sum(len(keys) for _, keys in requests))
     config = model.config.get_text_config()
     kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    shape = (slots, kv_heads, length, head_dim)
-    cache.slots = [tuple(torch.zeros(shape, dtype=cache_dtype(model), device=device) for _ in "kv")
-                   for _ in range(config.num_hidden_layers)]
+
+    def room_for(count, length):
+        shape = (count, kv_heads, length, head_dim)
+        return [tuple(torch.zeros(shape, dtype=cache.dtype, device=device) for _ in "kv")
+                for _ in range(config.num_hidden_layers)]
+
+    cache.prompts = room_for(min(slots, len(requests)), max(len(prompt) for prompt, _ in waiting) - 1)
+    cache.slots = room_for(slots, max_new_tokens)
 
     end_tokens = model.generation_config.eos_token_id
     end_tokens = {*(end_tokens if isinstance(end_tokens, list) else [end_tokens]), tokenizer.eos_token_id}
     may_stop = tokens_with(tokenizer, stop[-1])  # only these can complete the stop string
     rows, filled = [], np.zeros(slots, dtype=np.int64)  # rows: dicts, in the order of their slots
     last = np.zeros(slots, dtype=np.int64)  # the newest token of each row, not yet run
+    group = np.zeros(slots, dtype=np.int64)  # of each row: the place of its prompt in cache.prompts
+    lengths = []  # of each group: tokens of its prompt in cache.prompts
 
     def admit():
-        """Fill free slots: run the next prompts, what they share once, and copy each to its K slots."""
+        """Fill free slots: run the next prompts, what they share once. A prompt's samples start together."""
         taken, room = [], slots - len(rows)
-        while waiting and room > 0:
+        while waiting and (len(waiting[0][1]) <= room or not rows and not taken):
             prompt, keys = waiting.popleft()
             taken.append((prompt, keys[:room]))
-            if len(keys) > room:
+            if len(keys) > room:  # more samples than slots
                 waiting.appendleft((prompt, keys[room:]))
             room -= len(taken[-1][1])
+        if not taken:
+            return
         groups = share_roots([prompt for prompt, _ in taken])
         bins = pack(groups, max(PREFILL_WIDTH, max(map(size, groups))))
         for start in range(0, len(bins), PREFILL_BINS):
             part = bins[start:start + PREFILL_BINS]
             batch = collate(part, device, skip)
-            first, index = len(rows), []
-            places = [i for one in part for group in one for i in group["order"]]
+            first, index = len(lengths), []
+            places = [i for one in part for shared in one for i in shared["order"]]
             for (root, root_end, branch, branch_end), i in zip(batch["spans"], places):
                 prompt, keys = taken[i]
                 for key in keys:
-                    filled[len(rows)], last[len(rows)] = len(prompt) - 1, prompt[-1]
-                    index.append([*range(root, root_end), *range(branch, branch_end)])
+                    group[len(rows)], filled[len(rows)], last[len(rows)] = len(lengths), 0, prompt[-1]
                     rows.append({"key": key, "ids": [], "logprob": 0.0,
                                  "uniform": random_stream(seed, key, max_new_tokens)})
+                index.append([*range(root, root_end), *range(branch, branch_end)])
+                lengths.append(len(prompt) - 1)
             longest = max(map(len, index))
             if not longest:
                 continue
             index = torch.tensor([one + [0] * (longest - len(one)) for one in index], device=device)
             for layer, pair in enumerate(prefill(model, cache, batch)):
-                for slot, new in zip(cache.slots[layer], pair):  # new [bins, kv_heads, W, head_dim]
+                for slot, new in zip(cache.prompts[layer], pair):  # new [bins, kv_heads, W, head_dim]
                     flat = new.transpose(1, 2).flatten(0, 1)
-                    slot[first:len(rows), :, :longest] = flat[index].transpose(1, 2)
+                    slot[first:len(lengths), :, :longest] = flat[index].transpose(1, 2)
+
+    def move(store, source, target, length):
+        for pair in store:
+            for slot in pair:
+                slot[target, :, :length] = slot[source, :, :length]
 
     def drop(row):
-        """Free a slot: the last row moves into it."""
-        end = len(rows) - 1
+        """Free a slot: the last row moves into it. If it was the last of its prompt, the same with the prompts."""
+        end, old = len(rows) - 1, group[row]
         if row != end:
-            rows[row], filled[row], last[row] = rows[end], filled[end], last[end]
-            for pair in cache.slots:
-                for slot in pair:
-                    slot[row, :, :filled[row]] = slot[end, :, :filled[row]]
+            rows[row], filled[row], last[row], group[row] = rows[end], filled[end], last[end], group[end]
+            move(cache.slots, end, row, filled[row])
         rows.pop()
+        if old not in group[:end]:
+            end = len(lengths) - 1
+            if old != end:
+                lengths[old] = lengths[end]
+                move(cache.prompts, end, old, lengths[old])
+                group[group == end] = old
+            lengths.pop()
 
     while rows or waiting:
         # Admitting a few rows at a time would make small, slow prefills: wait until a quarter is free.
@@ -410,11 +467,19 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
         cache.rows = torch.arange(count, device=device)
         cache.filled = torch.from_numpy(filled[:count].copy()).to(device)
         cache.longest = int(filled[:count].max()) + 1
-        mask = torch.zeros(count, 1, 1, cache.longest, device=device)
-        unused = torch.arange(cache.longest, device=device)[None] > cache.filled[:, None]
-        mask.masked_fill_(unused[:, None, None], -torch.inf)
+        members, rank = [0] * len(lengths), []  # rows of each group; which of them each row is
+        for number in group[:count]:
+            rank.append(members[number])
+            members[number] += 1
+        groups = torch.from_numpy(group[:count].copy()).to(device)
+        cache.shape = len(lengths), max(members), max(lengths)
+        cache.place = groups * cache.shape[1] + torch.tensor(rank, device=device)
+        prompt = torch.tensor(lengths, device=device)[groups]  # its length, for each row
+        unused = torch.cat([torch.arange(cache.shape[2], device=device) >= prompt[:, None],
+                            torch.arange(cache.longest, device=device) > cache.filled[:, None]], dim=1)
+        mask = torch.zeros(unused.shape, device=device).masked_fill_(unused, -torch.inf)[:, None, None]
         logits = model(input_ids=torch.from_numpy(last[:count, None].copy()).to(device), attention_mask=mask,
-                       position_ids=(cache.filled + skip)[:, None], past_key_values=cache, use_cache=True,
+                       position_ids=(skip + prompt + cache.filled)[:, None], past_key_values=cache, use_cache=True,
                        cache=cache).logits[:, -1]
         uniform = torch.tensor([row["uniform"][len(row["ids"])] for row in rows], device=device)
         tokens, logprobs = (x.tolist() for x in pick_tokens(logits, uniform, temperature, top_p))

@@ -77,7 +77,17 @@ def test_samples_do_not_depend_on_the_batch(tiny):
                                                                 max_new_tokens=40)}
     together = sample([(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)], 12)
     assert sample([(prompts[1], [(1, 2)])], 5) == {(1, 2): together[1, 2]}
-    assert sample([(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)], 2) == together
+    for slots in (2, 4):  # a prompt's three samples do not fit at once; they fit, but not beside another's
+        assert sample([(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)], slots) == together
+
+
+def test_rows_meet_the_matrix_of_their_group():
+    """Three rows in two groups of at most two: row 0 is the first of group 1, rows 1 and 2 are both of group 0."""
+    rows, matrices = torch.randn(3, 1, 2, 4), torch.randn(2, 1, 4, 5)
+    out = explore.grouped_matmul(rows, matrices, torch.tensor([2, 0, 1]), 2)
+    for row, group in enumerate((1, 0, 0)):
+        assert torch.allclose(out[row], rows[row] @ matrices[group], atol=1e-5)
+    assert torch.allclose(explore.grouped_matmul(rows, matrices[:1], None, 3), rows @ matrices[0], atol=1e-5)
 
 
 def test_the_nucleus_by_hand():
