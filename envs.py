@@ -1920,7 +1920,8 @@ def schedule_tasks(args):
     in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the hardest
     tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are explored with
     examples in the prompt, in this share of the samples: a model that has only solved small tasks writes nothing but
-    small programs without them.
+    small programs without them. With --again, only this share of the solved tasks is explored once more: the pool keeps
+    their solutions, and the time goes to the others.
     """
     tasks = read_jsonl(args.inputs, require=("id",))
     solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
@@ -1936,6 +1937,8 @@ def schedule_tasks(args):
               if task.get("level", 0) <= reached and task.get("round", args.iteration) == args.iteration]
     if not chosen:
         fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
+    rng = random.Random(args.iteration)
+    chosen = [task for task in chosen if task["id"] not in solved or rng.random() < args.again] or chosen
     for task in chosen:
         if args.pool and args.few_shot_unsolved and task["id"] not in solved:
             task["few_shot"] = args.few_shot_unsolved
@@ -1985,6 +1988,8 @@ def parse_args(argv):
                           help="share of a level to solve before the next is let in (default: all levels at once)")
     schedule.add_argument("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
                           help="share of the samples of a task that the pool has no solution of with examples in the prompt")
+    schedule.add_argument("--again", type=share, default=1, metavar="SHARE",
+                          help="share of the tasks that the pool has a solution of to explore again (default: all)")
     schedule.set_defaults(command=schedule_tasks)
 
     imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)

@@ -34,18 +34,19 @@ LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  
 #   MAX_NEW_TOKENS  longest program                                N1          most positives per task to learn from
 #   ENOUGH          share of a level to solve before the next is let in; 0: all levels at once
 #   FEW_SHOT        share of an unsolved task's samples that keep examples after iteration 0; 0: none, as in the article
+#   AGAIN           share of the solved tasks to explore again; 1: all, as in the article
 #   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1; copying (logic) wants less noise
 #   MAKE_FLAGS      more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 case "$ENV" in
   math)
     : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=96}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
-    : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
+    : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   logic)
-    : "${ITERS:=6}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
-    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0.5}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}" ;;
+    : "${ITERS:=8}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
+    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0.5}" "${AGAIN:=0.3}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}" ;;
   web)
     : "${ITERS:=2}" "${NUM_TRAIN:=100}" "${NUM_TEST:=104}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=80}" "${EPOCHS:=2}"
-    : "${N1:=2}" "${ENOUGH:=0}" "${FEW_SHOT:=0.4}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
+    : "${N1:=2}" "${ENOUGH:=0}" "${FEW_SHOT:=0.4}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
 
@@ -88,7 +89,7 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT ENOUGH N1 N2 NUM_TRAIN NUM_TEST \
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT AGAIN ENOUGH N1 N2 NUM_TRAIN NUM_TEST \
             NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
@@ -124,6 +125,7 @@ case "$METHOD" in
   no-ranking) select_how+=(--rank random) ;;
   *) die "METHOD=$METHOD is unknown (envisions, star, rft, no-refine, no-pool, no-mistakes or no-ranking)" ;;
 esac
+[ "$pool" = 1 ] || AGAIN=1   # without a pool, what is not explored again would be forgotten
 
 "$PYTHON" - << 'END'
 import torch
@@ -155,7 +157,7 @@ for ((t = 0; t < ITERS; t++)); do
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
-    --iteration "$t" --enough "$ENOUGH" "${levels[@]}" --few-shot-unsolved "$FEW_SHOT"
+    --iteration "$t" --enough "$ENOUGH" "${levels[@]}" --few-shot-unsolved "$FEW_SHOT" --again "$AGAIN"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" "${temperature[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"

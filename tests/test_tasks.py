@@ -273,6 +273,14 @@ def test_unsolved_tasks_keep_their_examples_if_asked(tmp_path):
     assert schedule(tmp_path, tasks, "a")[1] == []
 
 
+def test_solved_tasks_need_not_be_explored_again(tmp_path):
+    tasks = [{"id": name} for name in "abcdefgh"]
+    assert schedule(tmp_path, tasks, "abc", "--again", 0)[0] == list("defgh")
+    some = schedule(tmp_path, tasks, "abcdef", "--again", 0.5)[0]
+    assert set("gh") < set(some) < set("abcdefgh")  # the unsolved ones, and some of the others
+    assert schedule(tmp_path, tasks, "abcdefgh", "--again", 0)[0] == list("abcdefgh")  # there is nothing else to do
+
+
 def test_tasks_of_a_round_belong_to_its_iteration(tmp_path):
     tasks = [{"id": "a", "round": 0}, {"id": "b", "round": 1}, {"id": "c"}]
     assert schedule(tmp_path, tasks, "")[0] == ["b", "c"]
