@@ -1518,7 +1518,7 @@ class Logic:
             Logic.guard((statements, questions), **job["guards"])
         return ", ".join(answer_questions(statements, questions, job["semantics"]))
 
-    def guard(program: tuple, statements: int, negated: list, words: list):
+    def guard(program: tuple, statements: int, negated: list, words: list = ()):
         """Refuse programs that cannot be right, whatever they answer. The last case matters most: a program that calls
         all things by other names, always the same ones, has the same answers, and a model soon learns to do that.
         """
@@ -1530,8 +1530,9 @@ class Logic:
         literals = [*questions, *(literal for body, heads in stated for literal in body + heads)]
         said = {word for literal in literals for name in literal[1:] if not is_variable(name)
                 for word in name.lower().split()}
-        if foreign := said.difference(words, (word + "s" for word in words)):  # "does not like" is read as likes
-            raise ValueError(f"guard: the task does not say {', '.join(sorted(foreign))}")
+        known = {word.rstrip("s") for word in words}  # likes, does not like
+        if foreign := [word for word in sorted(said) if words and word.rstrip("s") not in known]:
+            raise ValueError(f"guard: the task does not say {', '.join(foreign)}")
 
     def check(task: dict, value: str) -> tuple[str, str]:
         return ("correct" if value == task["answer"] else "wrong"), value

@@ -1,6 +1,6 @@
 """What the logic environment rewards, and how fast. Not a test: python tests/bench_logic.py [--public FOLDER]
 
-    reward noise   correct programs are damaged in eight ways; the share that is still rewarded, by the number of
+    reward noise   correct programs are damaged in nine ways; the share that is still rewarded, by the number of
                    questions about one context, and with guards
     speed          programs per second in this process (reward.py adds the cost of the sandbox)
     public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5
@@ -48,7 +48,7 @@ def without(items, index):
 
 
 def damages(rng, statements, questions, other):
-    """Eight wrong programs: {name: program}; a damage that this theory has no place for is left out."""
+    """Nine wrong programs: {name: program}; a damage that this theory has no place for is left out."""
     facts = [place for place, (body, _) in enumerate(statements) if not body]
     rules = [place for place, (body, _) in enumerate(statements) if body]
     long = [place for place in rules if len(statements[place][0]) > 1]
@@ -64,6 +64,11 @@ def damages(rng, statements, questions, other):
     if words:
         found["one word replaced by another"] = text(
             [*statements[:place], (body, (head[0], rng.choice(words), *head[2:])), *statements[place + 1:]], questions)
+
+    def renamed(part):
+        return (part[0], "other" if part[1] == head[1] else part[1], *part[2:])
+    found["one word renamed throughout"] = text(
+        [([*map(renamed, body)], renamed(head)) for body, head in statements], [*map(renamed, questions)])
     if rules:
         found["one rule dropped"] = text(without(statements, rng.choice(rules)), questions)
     if long:
