@@ -1300,6 +1300,8 @@ LOGIC_WORDS = {key: words.split() for key, words in {
              "yumpus zumpus"}.items()}
 # level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns. Each level adds
 # one thing to the one before; a base model loses its way where the examples differ in size, so level 1 has one size.
+# Training starts at level 2: a base model writes 12 % of it right, with rules in all wordings, and one that was first
+# trained on level 1, where there are no rules, copies their English word by word and never finds their form.
 LEVELS = {1: [(1, 0, 0, 2)], 2: [(1, 1, 1, 2)], 3: [(2, 1, 1, 2), (2, 1, 1, 3)], 4: [(3, 1, 1, 3), (3, 2, 2, 4)],
           5: [(4, 3, 3, 4)], 6: [(5, 4, 4, 4)], 7: [(6, 6, 5, 4)]}
 
@@ -1446,7 +1448,7 @@ class Logic:
                             help="owa: what does not follow is Unknown, as in ProofWriter; cwa: False, and `not` means "
                                  "`cannot be shown`, as in RuleTaker; pronto: False, as in ProntoQA (default: owa)")
         parser.add_argument("--levels", metavar="LOW-HIGH", help=f"sizes in equal shares, from 1 (one fact) to "
-                            f"{max(LEVELS)} (default: 1-4 to train, 3-4 to test)")
+                            f"{max(LEVELS)} (default: 2-4 to train, 3-4 to test)")
         parser.add_argument("--facts", type=int, help="number of facts, 1 to 8 (default: the level's)")
         parser.add_argument("--rules", type=int, help="number of rules, 0 to 8 (default: the level's)")
         parser.add_argument("--depth", type=int, help="rules in the longest proof, 0 to 5 (default: the level's)")
@@ -1459,7 +1461,7 @@ class Logic:
 
     def make(args) -> list[dict]:
         """args.num theories, the same for the same seed and split. A context's hash decides which split owns it."""
-        args.levels = args.levels or {"train": "1-4", "test": "3-4"}[args.split]
+        args.levels = args.levels or {"train": "2-4", "test": "3-4"}[args.split]
         low, _, high = args.levels.partition("-")
         if not (low.isdigit() and (high or low).isdigit() and 1 <= int(low) <= int(high or low) <= max(LEVELS)):
             fail(f"--levels {args.levels}: not a range of levels from 1 to {max(LEVELS)} (write 1-4, or 3)")
