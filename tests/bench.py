@@ -76,9 +76,11 @@ def batch_generate(model, tokenizer, prompts, num_samples=NUM_SAMPLES) -> tuple[
     config = GenerationConfig(do_sample=True, temperature=0.7, top_p=0.95, top_k=0, max_new_tokens=MAX_NEW_TOKENS,
                               num_return_sequences=num_samples, pad_token_id=tokenizer.pad_token_id,
                               eos_token_id=[tokenizer.eos_token_id, *fences])
+    # Its cache is sized by the GPU's memory; on a CPU it would take all there is.
+    room = {} if model.device.type == "cuda" else {"num_blocks": 512, "max_batch_tokens": 2048}
     started = time.perf_counter()
     out = model.generate_batch(tokenizer(prompts).input_ids, generation_config=config, warmup=False,
-                               continuous_batching_config=ContinuousBatchingConfig(return_logprobs=True))
+                               continuous_batching_config=ContinuousBatchingConfig(return_logprobs=True, **room))
     seconds = time.perf_counter() - started
     done = [one.generated_tokens for one in out.values() if one.error is None]
     if len(done) < len(prompts) * num_samples:
