@@ -42,7 +42,7 @@ case "$ENV" in
     : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=96}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
     : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   logic)
-    : "${ITERS:=7}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
+    : "${ITERS:=6}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
     : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0.25}" "${AGAIN:=0.3}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}" ;;
   web)
     : "${ITERS:=2}" "${NUM_TRAIN:=100}" "${NUM_TEST:=104}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=80}" "${EPOCHS:=2}"
