@@ -36,6 +36,7 @@ import gc
 import io
 import itertools
 import logging
+import math
 import os
 import sys
 import time
@@ -187,6 +188,13 @@ class Cache:
 def cache_dtype(model):
     """Of keys and values. On a CPU small float32 products are some twenty times faster than bfloat16 ones."""
     return torch.float32 if model.device.type == "cpu" else model.dtype
+
+
+def cache_shape(model) -> tuple[int, int, int]:
+    """(layers, key-value heads, numbers in a key): all that a token's keys or values are."""
+    config = model.config.get_text_config()
+    return (config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def grouped_matmul(rows, matrices, place, largest: int):
@@ -384,14 +392,12 @@ def generate(model, tokenizer, requests, seed=0, max_new_tokens=128, temperature
     waiting = collections.deque(sorted(((prompt[skip:], keys) for prompt, (_, keys) in zip(ids, requests)),
                                        key=lambda item: item[0]))
     slots = min(slots, sum(len(keys) for _, keys in requests))
-    config = model.config.get_text_config()
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    layers, kv_heads, head_dim = cache_shape(model)
 
     def room_for(count, length):
         shape = (count, kv_heads, length, head_dim)
         return [tuple(torch.zeros(shape, dtype=cache.dtype, device=device) for _ in "kv")
-                for _ in range(config.num_hidden_layers)]
+                for _ in range(layers)]
 
     cache.prompts = room_for(min(slots, len(requests)), max(len(prompt) for prompt, _ in waiting) - 1)
     cache.slots = room_for(slots, max_new_tokens)
@@ -513,11 +519,8 @@ def fitting_slots(model, length: int, most: int) -> int:
     """How many rows of `length` tokens can be decoded at once: what 80 % of the free GPU memory, or 40 % of the main
     memory, holds; `most` at most. (Of all main memory, not of the free: the same rows must run together every time.)
     """
-    config = model.config.get_text_config()
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    cache_bytes = 2 * config.num_hidden_layers * kv_heads * head_dim * length * cache_dtype(model).itemsize
-    logits_bytes = 4 * config.vocab_size * 4  # float32 logits and what pick_tokens makes of them
+    cache_bytes = 2 * math.prod(cache_shape(model)) * length * cache_dtype(model).itemsize
+    logits_bytes = 4 * model.config.get_text_config().vocab_size * 4  # float32 logits and what pick_tokens makes of them
     if model.device.type == "cuda":
         room = 0.8 * torch.cuda.mem_get_info()[0]
     else:
