@@ -20,7 +20,7 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
     answer      num|str the known outcome y                                   envs.py
     group       str    optional: accuracy is also reported per group          envs.py
     level       int    optional: harder levels wait until easier ones are solved   envs.py
-    few_shot    float  optional: share of the K samples with examples in the prompt, after iteration 0   envs.py schedule
+    few_shot    float  optional: share of the K samples with examples in the prompt       envs.py schedule
     iteration   int    t                                                      explore.py
     candidate   int    k, 0 ... K-1                                           explore.py
     source      str    "explore" or "refine"                                  explore.py, refine.py
@@ -81,9 +81,9 @@ WRITTEN_BY = {"question": "envs.py", "answer": "envs.py", "program": "explore.py
               "reference": "refine.py", "reward": "reward.py", "self_reward": "reward.py",
               "prompt": "select.py", "completion": "select.py"}
 
-FIELD_TYPES = {**dict.fromkeys(("id", "env", "question", "program", "reference", "source", "prompt", "completion"), str),
-               **dict.fromkeys(("iteration", "candidate", "reward"), int),
-               **dict.fromkeys(("logprob", "self_reward"), (int, float))}
+FIELD_TYPES = {field: kind for kind, fields in {
+    str: ("id", "env", "question", "program", "reference", "source", "prompt", "completion"),
+    int: ("iteration", "candidate", "reward"), (int, float): ("logprob", "self_reward")}.items() for field in fields}
 FIELD_NAMES = {str: "a string", int: "a whole number", (int, float): "a number"}
 
 
@@ -537,7 +537,7 @@ class Run:
 
     def __init__(self, jail, number, data):
         self.jail, self.number, self.verdict = jail, number, None
-        job = json.loads(data)  # what is done before the fork is cheap: a child pays for each page that it touches first
+        job = json.loads(data)  # before the fork, where it is cheap: a child pays for each page that it touches first
         self.place = jail.take_place()
         self.token = os.urandom(16)  # opens the message: bytes sprayed on all descriptors are not taken for one
         self.pipe, write = os.pipe()
@@ -1049,10 +1049,11 @@ class Math:
         """Worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
         stories = [
             ("36 cups are put equally into 4 boxes. How many cups are in each box?", "36 / 4", "4 / 36"),
-            ("A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?", "3 * 20 + 5", "3 * 20"),
+            ("A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?",
+             "3 * 20 + 5", "3 * 20"),
             ("6 of the 15 fish swim away. How many fish are left?", "15 - 6", "6 - 15"),
-            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. How many stones are there?", "12 + 30 - 7",
-             "12 + 30 + 7"),
+            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. How many stones are there?",
+             "12 + 30 - 7", "12 + 30 + 7"),
             ("One shelf is 8 feet long. How long are 5 shelves?", "8 * 5", "8 + 5"),
         ]
         return [{"question": question, "program": f"def solution():\n    return {right}",
@@ -1163,9 +1164,9 @@ class Math:
 #     bear likes tiger                             Likes(bear, tiger, True)    Likes(bear, tiger)
 #     if something is cold then it is smart        Cold($x, True) >>> Smart($x, True)      if X is cold then X is smart
 #     Bob is smart?                                Smart(Bob, True)            under Query:
-# The left one keeps the words of the English in their order, which a small model copies best, and lines may be numbered,
-# as those of the generated tasks are: few-shot, the embedded model got one fact and two questions right in 15 of 48
-# samples with numbers, in 4 without (it forgot lines), and in Logic-LM's or Prolog's grammar one of each in 1 of 16.
+# The left one keeps the words of the English in their order, which a small model copies best, and lines may be
+# numbered, as those of the generated tasks are: few-shot, the embedded model got one fact and two questions right in
+# 15 of 48 samples with numbers, in 4 without (it forgot lines), and one of each in Logic-LM's or Prolog's in 1 of 16.
 # Names are taken as they are written: Bears and bear are two things. Only the articles (a, an, the) are dropped.
 # A fact with a variable holds for everything that the program names.
 
@@ -1218,7 +1219,8 @@ def read_program(program: str) -> tuple[list, list]:
                 or re.fullmatch(r"(.+?)\s*(?:>>>|=>|->|→)\s*(.+)", text))
         try:
             sides = []
-            for side in (re.sub(r"(?i)\b(something|it)\b", "X", side) for side in rule.groups()) if rule else ("", text):
+            for side in rule.groups() if rule else ("", text):
+                side = re.sub(r"(?i)\b(something|it)\b", "X", side) if rule else side
                 literals = []
                 for part in re.split(r"&&?|∧|\band\b", side) if side else []:
                     literals.append(read_literal(part, literals[-1][2] if literals else None))
@@ -1298,8 +1300,8 @@ LOGIC_WORDS = {key: words.split() for key, words in {
     "verbs": "finds helps meets chases eats likes needs sees visits",
     "kinds": "rompus sterpus lempus grimpus shumpus brimpus dumpus gorpus impus jompus numpus tumpus vumpus wumpus "
              "yumpus zumpus"}.items()}
-# level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns. Each level adds
-# one thing to the one before; a base model loses its way where the examples differ in size, so level 1 has one size.
+# level: its sizes (facts, rules, depth (rules in the longest proof), questions at most), which take turns. Each level
+# adds one thing to the one before; a base model loses its way where the examples differ in size, so the first have one.
 # Training starts at level 2: a base model writes 12 % of it right, with rules in all wordings, and one that was first
 # trained on level 1, where there are no rules, copies their English word by word and never finds their form.
 LEVELS = {1: [(1, 0, 0, 2)], 2: [(1, 1, 1, 2)], 3: [(2, 1, 1, 2), (2, 1, 1, 3)], 4: [(3, 1, 1, 3), (3, 2, 2, 4)],
@@ -1394,9 +1396,17 @@ def logic_task(rng, size: tuple, semantics: str, words: dict) -> dict | None:
     asked, answers = [asked[place] for place in chosen], [answers[place] for place in chosen]
     question = numbered(text[0].upper() + text[1:] for text in sentences + asked)
     return {"context": sentences, "program": numbered(program + asked), "question": question,
-            "answer": ", ".join(answers),
-            "guards": {"statements": facts + rules, "negated": [" not " in text for text in asked],
-                       "words": sorted({*re.findall(r"[^\W\d]+", question.lower())})}}
+            "answer": ", ".join(answers)}
+
+
+# Words of the English that a program need not repeat
+FILLERS = set("a all an and are does each every everything if is it know something that the then things we "
+              "whatever".split())
+
+
+def words_of(text: str) -> str:
+    """What a program must repeat of a sentence: "1. Whatever is not cold likes the cat." -> "cat cold like not" """
+    return " ".join(sorted(word.rstrip("s") for word in re.findall(r"[^\W\d_]+", text.lower()) if word not in FILLERS))
 
 
 def import_logic(path, format: str) -> list[dict]:
@@ -1425,7 +1435,7 @@ def import_logic(path, format: str) -> list[dict]:
             statement = re.split(r"[:?]\s+(?=\S)", text)[-1].strip(" .?") + "?"
             task = {"id": f"logic/{format}/{number:05d}-{row.get('id', '')}/{place}", "env": "logic",
                     "question": numbered([*sentences, statement]), "answer": str(answer), "semantics": semantics,
-                    "guards": None}
+                    "guards": False}
             if format != "logiclm-programs":
                 tasks.append(task)
             for candidate, program in enumerate(row["raw_logic_programs"] if format == "logiclm-programs" else []):
@@ -1439,7 +1449,7 @@ class Logic:
     # tasks
     fence = "logic"
     instruction = "Write each fact, rule and question as one line of a logic program."
-    job_fields = ("semantics", "guards")
+    job_fields = ("semantics", "guards", "question")
     formats = {name: functools.partial(import_logic, format=name) for name in
                ("proofwriter", "ruletaker", "prontoqa", "logiclm", "logiclm-programs", "envisions-logic")}
 
@@ -1456,8 +1466,8 @@ class Logic:
                             help="questions about one context, all to be right (default: the level's, 1 to 4)")
         parser.add_argument("--names", help="people to tell of, separated by commas (default: 11 built-in ones)")
         parser.add_argument("--guards", action="store_true",
-                            help="also refuse programs whose number of statements or whose negated questions differ "
-                                 "from the task's, or that name what it does not: fewer wrong programs are rewarded")
+                            help="also refuse programs whose lines do not have the words of the task's sentences, one "
+                                 "line for each, whatever they answer: far fewer wrong programs are rewarded")
 
     def make(args) -> list[dict]:
         """args.num theories, the same for the same seed and split. A context's hash decides which split owns it."""
@@ -1491,7 +1501,7 @@ class Logic:
                     "semantics": args.semantics, "group": f"level {level}"}
             if given[:3] != (None, None, None):
                 task["group"] = f"{facts} facts, {rules} rules, depth {depth}"
-            tasks.append({**task, "guards": made["guards"] if args.guards else None})
+            tasks.append({**task, "guards": args.guards})
         return tasks
 
     def examples(task) -> list[dict]:
@@ -1516,25 +1526,29 @@ class Logic:
 
     def run(program: str, job: dict) -> str:
         statements, questions = read_program(program)
-        if job.get("guards"):
-            Logic.guard((statements, questions), **job["guards"])
+        if job["guards"]:
+            Logic.guard(statements, questions, job["question"])
         return ", ".join(answer_questions(statements, questions, job["semantics"]))
 
-    def guard(program: tuple, statements: int, negated: list, words: list = ()):
-        """Refuse programs that cannot be right, whatever they answer. The last case matters most: a program that calls
-        all things by other names, always the same ones, has the same answers, and a model soon learns to do that.
+    def guard(statements: list, questions: list, english: str):
+        """Refuse what cannot be right, whatever it answers: each sentence must have its line, with the same words.
+
+        Where they stand in the line is left to the solver. Without this a model soon learns to call all things by other
+        names, always the same ones, to ask an easier question, and to leave out conditions: the answers stay the same.
         """
-        stated, questions = program
-        if len(stated) != statements:
-            raise ValueError(f"guard: {len(stated)} statements for the context's {statements} sentences")
-        if [not question[0] for question in questions] != negated:
-            raise ValueError("guard: the questions are not as many, or not negated, as those of the task")
-        literals = [*questions, *(literal for body, heads in stated for literal in body + heads)]
-        said = {word for literal in literals for name in literal[1:] if not is_variable(name)
-                for word in name.lower().split()}
-        known = {word.rstrip("s") for word in words}  # likes, does not like
-        if foreign := [word for word in sorted(said) if words and word.rstrip("s") not in known]:
-            raise ValueError(f"guard: the task does not say {', '.join(foreign)}")
+        def repeated(literals):
+            names = [name for literal in literals for name in ("" if literal[0] else "not", *literal[1:])]
+            return words_of(" ".join(name for name in names if not is_variable(name)))
+
+        lines = english.split("\n")
+        if [repeated([one]) for one in questions] != [words_of(line) for line in lines if line.endswith("?")]:
+            raise ValueError("guard: the questions are not those of the task, word for word")
+        told = collections.Counter(words_of(line) for line in lines if not line.endswith("?"))
+        stated = collections.Counter(repeated(body + heads) for body, heads in statements)
+        if foreign := stated - told:
+            raise ValueError(f"guard: no (other) sentence of the task says {next(iter(foreign))!r}")
+        if missing := told - stated:
+            raise ValueError(f"guard: nothing for the sentence that says {next(iter(missing))!r}")
 
     def check(task: dict, value: str) -> tuple[str, str]:
         return ("correct" if value == task["answer"] else "wrong"), value
@@ -1850,8 +1864,9 @@ atexit.register(Web.close)
 
 # ------------------------------------------------------------------------------------- Prompts --
 # Plain text without a chat template, so that sampling (explore.py, refine.py) and training (select.py) use the same
-# characters for every model, and no stage but the sampling ones needs a tokenizer. Instruction and examples are given in
-# iteration 0 only: later the format has been learned, and prompt tokens cost time in sampling and in training.
+# characters for every model, and no stage but the sampling ones needs a tokenizer. Instruction and examples stand in
+# iteration 0, and later in a share of an unsolved task's samples: else the format has been learned, and prompt tokens
+# cost time.
 
 REFINE = "Check the program: repair it, refine it, or return it as it is."
 
@@ -1919,12 +1934,12 @@ def import_tasks(args):
 def schedule_tasks(args):
     """envs.py schedule: which tasks are explored in this iteration.
 
-    Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is let
-    in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the hardest
-    tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are explored with
-    examples in the prompt, in this share of the samples: a model that has only solved small tasks writes nothing but
-    small programs without them. With --again, only this share of the solved tasks is explored once more: the pool keeps
-    their solutions, and the time goes to the others.
+    Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is
+    let in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the
+    hardest tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are
+    explored with examples in the prompt, in this share of the samples: a model that has only solved small tasks writes
+    nothing but small programs without them. With --again, only this share of the solved tasks is explored once more:
+    the pool keeps their solutions, and the time goes to the others.
     """
     tasks = read_jsonl(args.inputs, require=("id",))
     solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
@@ -1990,7 +2005,7 @@ def parse_args(argv):
     schedule.add_argument("--enough", type=share, metavar="SHARE",
                           help="share of a level to solve before the next is let in (default: all levels at once)")
     schedule.add_argument("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
-                          help="share of the samples of a task that the pool has no solution of with examples in the prompt")
+                          help="share of an unsolved task's samples with examples in the prompt (default: none)")
     schedule.add_argument("--again", type=share, default=1, metavar="SHARE",
                           help="share of the tasks that the pool has a solution of to explore again (default: all)")
     schedule.set_defaults(command=schedule_tasks)

@@ -9,7 +9,8 @@ the program's tokens under the model itself, at temperature 1 and without top-p,
 
     logprob(a) = 1/|a| * sum_i log p_t(a_i | x, a_<i)
 
-Reads  id env question [few_shot ...] of each task.   Writes  the task + iteration candidate source program logprob tokens.
+Reads   id env question [few_shot ...] of each task.
+Writes  the task + iteration candidate source program logprob tokens.
 
     python explore.py --in tasks.jsonl --out explored.jsonl --few-shot                  # iteration 0: base model
     python explore.py --in tasks.jsonl --out explored.jsonl --adapter iter0/adapter     # later: zero-shot
@@ -200,8 +201,8 @@ def cache_shape(model) -> tuple[int, int, int]:
 def grouped_matmul(rows, matrices, place, largest: int):
     """rows [B, kv_heads, q, a] times the matrix of their group, [groups, kv_heads, a, b] -> [B, kv_heads, q, b].
 
-    Row i is the (place[i] % largest)-th of group place[i] // largest; None: they come group by group, `largest` in each.
-    A matrix is read once for all rows of its group, so K samples of a prompt cost the memory traffic of one.
+    Row i is the (place[i] % largest)-th of group place[i] // largest; None: the rows come group by group, `largest` in
+    each. A matrix is read once for all rows of its group, so K samples of a prompt cost the memory traffic of one.
     """
     groups, kv_heads, a, b = matrices.shape
     batch, _, q, _ = rows.shape
@@ -294,8 +295,8 @@ def random_stream(seed: int, key: tuple, count: int) -> np.ndarray:
 def share_roots(prompts: list[list[int]]) -> list[dict]:
     """Group prompts that begin alike (a question and several drafts): {"root": ids, "branches": [ids], "order": [i]}.
 
-    A branch ends before its prompt's last token. Example: [1, 2, 3, 4, 9] and [1, 2, 3, 5, 6, 9] have the root [1, 2, 3]
-    and the branches [4] and [5, 6].
+    A branch ends before its prompt's last token.
+    Example: [1, 2, 3, 4, 9] and [1, 2, 3, 5, 6, 9] have the root [1, 2, 3] and the branches [4] and [5, 6].
     """
     groups = []
     for index in sorted(range(len(prompts)), key=lambda i: prompts[i]):  # neighbours in this order share the most
@@ -520,7 +521,7 @@ def fitting_slots(model, length: int, most: int) -> int:
     memory, holds; `most` at most. (Of all main memory, not of the free: the same rows must run together every time.)
     """
     cache_bytes = 2 * math.prod(cache_shape(model)) * length * cache_dtype(model).itemsize
-    logits_bytes = 4 * model.config.get_text_config().vocab_size * 4  # float32 logits and what pick_tokens makes of them
+    logits_bytes = 4 * model.config.get_text_config().vocab_size * 4  # float32, and what pick_tokens makes of them
     if model.device.type == "cuda":
         room = 0.8 * torch.cuda.mem_get_info()[0]
     else:
@@ -583,7 +584,7 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 for prompt, keys in requests.items():
                     keys = [row_key(stage, args, items[i], k) for i, k in keys]
                     alike[prompt.rpartition("\n\nQuestion: ")[0]].append((prompt, keys))
-                longest = max(len(prompts[i][0]) for i in batch) // 2 + args.max_new_tokens  # about 2 characters a token
+                longest = max(len(prompts[i][0]) for i in batch) // 2 + args.max_new_tokens  # 2 characters a token
                 results = {}
                 for keyed in alike.values():
                     results |= generate_all(model, tokenizer, keyed, fitting_slots(model, longest, args.slots),
@@ -604,7 +605,8 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
         seconds = time.time() - started
         counts = {"stage": stage, "iteration": records[0]["iteration"], "seconds": round(seconds, 1),
                   "tasks": len({record["id"] for record in records}), "programs": len(records), "tokens": tokens,
-                  "tokens_per_second": round(tokens / seconds), "logprob": round(np.mean([r["logprob"] for r in records]), 4)}
+                  "tokens_per_second": round(tokens / seconds),
+                  "logprob": round(np.mean([record["logprob"] for record in records]), 4)}
         envs.add_metrics(args.metrics, counts)
     print(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {tokens:,} tokens "
           f"({tokens / seconds:,.0f}/s), mean log-probability {counts['logprob']:.2f}, {seconds:.0f} s -> {args.out}")
@@ -649,7 +651,7 @@ def parse_args(argv=None):
     parser.add_argument("--in", dest="inputs", nargs="+", required=True, help="task files (envs.py make writes them)")
     add_sampling_arguments(parser)
     parser.add_argument("--num-samples", type=int, default=5, help="K, programs per task")
-    parser.add_argument("--greedy", action="store_true", help="evaluation: one program per task, the most likely tokens")
+    parser.add_argument("--greedy", action="store_true", help="evaluation: one program per task, likeliest tokens")
     parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
     args = parser.parse_args(argv)
     if args.greedy:
@@ -664,9 +666,12 @@ def main(argv=None):
     tasks = [task for path in args.inputs
              for task in envs.read_jsonl(path, require=("id", "env", "question"), limit=args.limit)]
     stage = "eval-explore" if args.greedy else "explore"
+
+    def make_prompt(task, k):  # the first samples of a task with a `few_shot` share have examples
+        return envs.solve_prompt(task, args.few_shot or k < task.get("few_shot", 0) * args.num_samples)
+
     sample_to_file(
-        args, stage, tasks, args.num_samples,
-        make_prompt=lambda task, k: envs.solve_prompt(task, args.few_shot or k < task.get("few_shot", 0) * args.num_samples),
+        args, stage, tasks, args.num_samples, make_prompt,
         make_record=lambda task, k: task | {"iteration": args.iteration, "candidate": k, "source": "explore"})
 
 

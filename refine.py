@@ -28,7 +28,7 @@ import explore
 
 @torch.inference_mode()
 def rescore(model, tokenizer, records):
-    """Set `logprob` to the mean log p_t(token of ã | x, before), as if explore.py had sampled ã; `tokens` likewise."""
+    """Set `logprob` to the mean log p_t(token of ã | x, before), as if explore.py had sampled ã; and `tokens`."""
     model.set_attn_implementation("prefix_attention")
     for record in records:
         prompt = tokenizer(envs.solve_prompt(record)).input_ids

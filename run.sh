@@ -31,11 +31,12 @@ LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  
 #   ITERS           iterations; may be raised later, the run goes on
 #   NUM_TRAIN       training tasks (web: in each iteration)        NUM_TEST    held-out tasks
 #   NUM_SAMPLES     K, programs per task                           EPOCHS      passes over the training rows
+#   NUM_SAMPLES_0   K in iteration 0: more, where a base model is seldom right
 #   MAX_NEW_TOKENS  longest program                                N1          most positives per task to learn from
 #   ENOUGH          share of a level to solve before the next is let in; 0: all levels at once
 #   FEW_SHOT        share of an unsolved task's samples that keep examples after iteration 0; 0: none, as in the article
 #   AGAIN           share of the solved tasks to explore again; 1: all, as in the article
-#   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1; copying (logic) wants less noise
+#   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1; copying (logic) wants less
 #   MAKE_FLAGS      more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 case "$ENV" in
   math)
@@ -43,12 +44,14 @@ case "$ENV" in
     : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   logic)
     : "${ITERS:=6}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
-    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0.25}" "${AGAIN:=0.3}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}" ;;
+    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0}" "${AGAIN:=0.3}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}"
+    : "${NUM_SAMPLES_0:=24}" ;;
   web)
     : "${ITERS:=2}" "${NUM_TRAIN:=100}" "${NUM_TEST:=104}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=80}" "${EPOCHS:=2}"
     : "${N1:=2}" "${ENOUGH:=0}" "${FEW_SHOT:=0.4}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   *) echo "run.sh: ENV=$ENV is unknown (math, logic or web)" >&2; exit 1 ;;
 esac
+: "${NUM_SAMPLES_0:=$NUM_SAMPLES}"
 
 die() { echo "run.sh: $*" >&2; exit 1; }
 
@@ -73,7 +76,8 @@ fi
 export TOKENIZERS_PARALLELISM=false
 if [ -z "$MODEL" ]; then
   export HF_HUB_OFFLINE=1   # the embedded model needs no hub
-  [ -e models/SmolLM2-135M-Instruct/model.safetensors ] || "$PYTHON" -W ignore -c 'import explore; explore.default_model()'
+  [ -e models/SmolLM2-135M-Instruct/model.safetensors ] ||
+    "$PYTHON" -W ignore -c 'import explore; explore.default_model()'
 fi
 
 if [ "${1:-}" = test ]; then
@@ -89,8 +93,8 @@ if command -v flock > /dev/null; then   # a stage may outlive a run.sh that was 
   flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
 fi
 settings=""
-for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT AGAIN ENOUGH N1 N2 NUM_TRAIN NUM_TEST \
-            NUM_SAMPLES MAX_NEW_TOKENS EPOCHS MIN_STEPS LEARNING_RATE MAKE_FLAGS; do
+for name in ENV METHOD MODEL SEED BITS TEMPERATURE_0 TEMPERATURE REFINE_FROM FEW_SHOT AGAIN ENOUGH N1 N2 NUM_TRAIN \
+            NUM_TEST NUM_SAMPLES NUM_SAMPLES_0 MAX_NEW_TOKENS EPOCHS MIN_STEPS LEARNING_RATE MAKE_FLAGS; do
   settings="$settings$name=${!name}"$'\n'
 done
 rounds=()
@@ -112,7 +116,7 @@ stage() {
 }
 common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 sampling=(--bits "$BITS" --max-new-tokens "$MAX_NEW_TOKENS" ${MODEL:+--model "$MODEL"} "${common[@]}")
-explore_how=(--num-samples "$NUM_SAMPLES")
+explore_how=()
 select_how=(--n1 "$N1" --n2 "$N2")
 pool=1
 case "$METHOD" in
@@ -129,7 +133,8 @@ esac
 
 "$PYTHON" - << 'END'
 import torch
-print("run.sh:", f"on {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no CUDA GPU here, using the CPU")
+name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")
 END
 
 # ---- tasks: train and held out share no question ------------------------------------------------------------------
@@ -153,6 +158,7 @@ levels=()
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t"
   temperature=(--temperature "$([ "$t" = 0 ] && echo "$TEMPERATURE_0" || echo "$TEMPERATURE")")
+  num_samples=(--num-samples "$([ "$t" = 0 ] && echo "$NUM_SAMPLES_0" || echo "$NUM_SAMPLES")")
   mkdir -p "$it"
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may belong to one iteration
@@ -160,7 +166,7 @@ for ((t = 0; t < ITERS; t++)); do
     --iteration "$t" --enough "$ENOUGH" "${levels[@]}" --few-shot-unsolved "$FEW_SHOT" --again "$AGAIN"
   # 1. sample K programs per task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
-    --iteration "$t" "${temperature[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
+    --iteration "$t" "${temperature[@]}" "${num_samples[@]}" "${explore_how[@]}" "${adapter[@]}" "${sampling[@]}"
   # 2. rewrite each of them
   if [ "$t" -ge "$REFINE_FROM" ]; then
     stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
@@ -169,13 +175,15 @@ for ((t = 0; t < ITERS; t++)); do
     [ -e "$it/refined.jsonl" ] || : > "$it/refined.jsonl"   # no rewrites in this iteration
   fi
   # 3. run them all: 1 if the outcome is the known one, else 0
-  stage "$it/rewarded.jsonl" reward.py --in "$it/explored.jsonl" "$it/refined.jsonl" --out "$it/rewarded.jsonl" "${common[@]}"
+  stage "$it/rewarded.jsonl" reward.py --in "$it/explored.jsonl" "$it/refined.jsonl" \
+    --out "$it/rewarded.jsonl" "${common[@]}"
   # 4. keep the better of each pair, pool, rank, and make training rows
   stage "$it/sft.jsonl" select.py --in "$it/rewarded.jsonl" --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" \
     "${last_pool[@]}" "${select_how[@]}" "${common[@]}"
   # 5. fine-tune the base model on them
   stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" --bits "$BITS" \
-    --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --learning-rate "$LEARNING_RATE" ${MODEL:+--model "$MODEL"} "${common[@]}"
+    --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --learning-rate "$LEARNING_RATE" \
+    ${MODEL:+--model "$MODEL"} "${common[@]}"
   adapter=(--adapter "$it/adapter")
   levels=(--pool "$it/pool.jsonl")
   [ "$pool" = 0 ] || last_pool=("${levels[@]}")

@@ -135,8 +135,10 @@ def parse_args(argv=None):
     parser.add_argument("--out", required=True, help="training rows to write")
     parser.add_argument("--n1", type=int, default=10, help="N1, most positives per task to learn from (web: 2)")
     parser.add_argument("--n2", type=int, default=2, help="N2, most mistakes per task to learn from")
-    parser.add_argument("--rank", choices=("self-reward", "random"), default="self-reward", help="how P+ and P- are sorted")
-    parser.add_argument("--refined", choices=("keep", "drop"), default="keep", help="drop: select among explored ones only")
+    parser.add_argument("--rank", choices=("self-reward", "random"), default="self-reward",
+                        help="how P+ and P- are sorted")
+    parser.add_argument("--refined", choices=("keep", "drop"), default="keep",
+                        help="drop: select among explored ones only")
     parser.add_argument("--seed", type=int, default=0, help="for --rank random")
     parser.add_argument("--limit", type=int, default=None, help="read only the first so many records of --in")
     parser.add_argument("--metrics", default=None, help="file to add this stage's counts to")

@@ -39,9 +39,10 @@ HEAD_SLICE = 1024  # completion tokens whose logits [tokens, vocabulary] exist a
 # ---------------------------------------------------------------------------------------- Data --
 
 def encode(rows, tokenizer, max_length: int) -> list[dict]:
-    """One sequence per prompt: {"root": prompt ids, "branches": [completion ids, ...]}; completions end with the end token.
+    """One sequence per prompt: {"root": prompt ids, "branches": [completion ids, ...]}.
 
-    Completions are cut at max_length tokens (prompt included); rows whose prompt alone is longer are left out.
+    Completions end with the end token. They are cut at max_length tokens (prompt included); rows whose prompt alone is
+    longer are left out.
     """
     sequences = {}
     for row in rows:
@@ -66,7 +67,8 @@ def split_wide(sequences, most_completions: int, widest: int) -> list[dict]:
     for sequence in sequences:
         part = {"root": sequence["root"], "branches": []}
         for completion in sequence["branches"]:
-            if part["branches"] and (len(part["branches"]) == most_completions or size(part) + len(completion) > widest):
+            full = len(part["branches"]) == most_completions or size(part) + len(completion) > widest
+            if part["branches"] and full:
                 parts.append(part)
                 part = {"root": sequence["root"], "branches": []}
             part["branches"].append(completion)
@@ -95,8 +97,10 @@ def loss_sum(model, batch: dict) -> torch.Tensor:
     hidden = base.get_decoder()(input_ids=batch["tokens"], position_ids=batch["positions"],
                                 attention_mask=batch["mask"].to(base.dtype), use_cache=False).last_hidden_state
     # A completion's first token is predicted where its prompt ends, every other one at the token before it.
-    source = [place for _, prompt_end, begin, end in batch["spans"] for place in (prompt_end - 1, *range(begin, end - 1))]
-    target = [place for _, _, begin, end in batch["spans"] for place in range(begin, end)]
+    source, target = [], []
+    for _, prompt_end, begin, end in batch["spans"]:
+        source += [prompt_end - 1, *range(begin, end - 1)]
+        target += range(begin, end)
     hidden, target = hidden.flatten(0, 1)[source], batch["tokens"].flatten()[target]
     head = base.get_output_embeddings()
 
@@ -135,7 +139,7 @@ def make_optimizer(parameters, learning_rate: float, device):
 
 
 def learning_rate_at(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then linear decay to 0, as a factor. Example: 10 steps, warm-up 0.2: 0.5, 1, 1, 0.875 ... 0.125"""
+    """Linear warm-up, then linear decay to 0, as a factor. 10 steps, warm-up 0.2: 0.5, 1, 1, 0.875 ... 0.125"""
     rising = max(1, math.ceil(warmup * steps))
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
@@ -193,7 +197,7 @@ def parse_args(argv=None):
     parser.add_argument("--batch-size", type=int, default=8, help="completions per optimiser step")
     parser.add_argument("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
     parser.add_argument("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
-    parser.add_argument("--micro-tokens", type=int, default=2048, help="tokens per forward pass; fewer need less memory")
+    parser.add_argument("--micro-tokens", type=int, default=2048, help="tokens per forward pass; fewer save memory")
     parser.add_argument("--checkpointing", choices=("auto", "yes", "no"), default="auto",
                         help="recompute activations in the backward pass to save memory; auto: on CUDA")
     parser.add_argument("--iteration", type=int, default=0, help="t, recorded in the metrics")
@@ -230,8 +234,8 @@ def main(argv=None):
     envs.add_metrics(args.metrics, counts)
     shutil.rmtree(args.out, ignore_errors=True)
     os.replace(part, args.out)
-    print(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> {counts['loss']:.3f} nats per token, "
-          f"{tokens:,} tokens ({tokens / seconds:,.0f}/s), {seconds:.0f} s -> {args.out}")
+    print(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> {counts['loss']:.3f} nats per "
+          f"token, {tokens:,} tokens ({tokens / seconds:,.0f}/s), {seconds:.0f} s -> {args.out}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,13 @@ def table_lines(iterations) -> list[str]:
     for number, stages in enumerate(iterations):
         evaluated, reward, select = (stages.get(name, {}) for name in ("eval", "reward", "select"))
         sources = reward.get("by_source", {})
-        seconds = [stages[name]["seconds"] if name in stages else "-" for name in ("explore", "refine", "reward", "train")]
+        seconds = [f"{stages[name]['seconds']:.0f}" if name in stages else "-"
+                   for name in ("explore", "refine", "reward", "train")]
         lines.append([number, percent(evaluated.get("accuracy")),
                       *(percent(evaluated.get("by_group", {}).get(group, {}).get("accuracy")) for group in groups),
                       percent(sources.get("explore", {}).get("share")), percent(sources.get("refine", {}).get("share")),
                       select.get("solved_now", "-"), select.get("solved_pool", "-"), select.get("rows", "-"),
-                      *(f"{s:.0f}" if s != "-" else s for s in seconds)])
+                      *seconds])
     widths = [max(len(str(line[column])) for line in lines) for column in range(len(head))]
     return ["  ".join(str(cell).rjust(width) for cell, width in zip(line, widths)) for line in lines]
 

@@ -5,6 +5,7 @@
     speed          programs per second in this process (reward.py adds the cost of the sandbox)
     public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5
                    wrote for Logic-LM, against the gold answers
+    learned        with --learned runs/logic, alone: what the greedy programs of each iteration's evaluation got right
 """
 import argparse
 import random
@@ -14,6 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 from test_logic import Logic, clauses, make, sentence, unnumbered
+
+from envs import is_variable, read_jsonl, read_program
 
 
 def atom(literal):
@@ -104,10 +107,47 @@ def public(folder):
         print(f"{name}, GPT-3.5's published programs: {right} of {len(candidates)} rewarded ({share:.0%})")
 
 
+def pieces(statements, questions):
+    """({facts}, {rules}, [questions]) of a parsed program in one form: variables are "?", plural and verb s dropped."""
+    def plain(literal):
+        return (literal[0], literal[1].lower().rstrip("s"), *("?" if is_variable(name) else name for name in literal[2:]))
+    both = [(frozenset(map(plain, body)), frozenset(map(plain, heads))) for body, heads in statements]
+    return ({one for one in both if not one[0]}, {one for one in both if one[0]}, [*map(plain, questions)])
+
+
+def learned(run):
+    """What the model has learned, iteration by iteration, in % of what the tasks' English says."""
+    print("iteration  parsed  facts  rules  questions  rewarded  all as in the text")
+    for path in sorted(run.glob("iter*/eval.jsonl"), key=lambda path: int(path.parent.name[4:])):
+        total, counts = Counter(), Counter()
+        for record in read_jsonl(path):
+            gold = parsed(record, len(record["answer"].split(", ")))
+            gold = pieces(*read_program(text(*gold)))
+            try:
+                mine = pieces(*read_program(record["program"]))
+            except ValueError:
+                mine = set(), set(), []
+            counts["parsed"] += bool(mine[2])
+            for name, a, b in zip(("facts", "rules"), gold, mine):
+                counts[name] += len(a & b)
+                total[name] += len(a)
+            counts["questions"] += sum(one == other for one, other in zip(gold[2], mine[2]))
+            total["questions"] += len(gold[2])
+            counts["rewarded"] += record["reward"]
+            counts["right"] += gold == mine
+            total.update(parsed=1, rewarded=1, right=1)
+        shares = [f"{counts[name] / total[name]:.0%}" for name in ("parsed", "facts", "rules", "questions", "rewarded",
+                                                                   "right")]
+        print("{:>9}  {:>6}  {:>5}  {:>5}  {:>9}  {:>8}  {:>18}".format(path.parent.name[4:], *shares))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--public", type=Path, help="folder with envisions_proofwriter.json and logiclm_*.json")
+    parser.add_argument("--learned", type=Path, metavar="RUN", help="folder of a run of ENV=logic bash run.sh")
     args = parser.parse_args()
+    if args.learned:
+        return learned(args.learned)
     for size in (["--facts", "3", "--rules", "2", "--depth", "2"], ["--facts", "6", "--rules", "6", "--depth", "3"]):
         columns = {"1 question": ["1"], "1, guards": ["1", "--guards"],
                    "4 questions": ["4"], "4, guards": ["4", "--guards"]}

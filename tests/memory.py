@@ -18,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from train import HEAD_SLICE  # noqa: E402
 
-SHAPES = {  # of the models' public configurations: hidden, layers, heads, key-value heads, feed-forward, vocabulary, tied
+# of the models' public configurations: hidden, layers, heads, key-value heads, feed-forward, vocabulary, tied
+SHAPES = {
     "Qwen2.5-1.5B": (1536, 28, 12, 2, 8960, 151_936, True),
     "Qwen2.5-3B": (2048, 36, 16, 2, 11_008, 151_936, True),
     "Llama-2-7B": (4096, 32, 32, 32, 11_008, 32_000, False),
@@ -36,7 +37,7 @@ def linear_shapes(hidden, heads, kv_heads, wide):
 
 
 def memory(shape, micro_tokens=2048, length=512) -> dict:
-    """Bytes: {"weights", "train", "row", "unpacked"}; a row is one sampled program of `length` tokens, prompt included."""
+    """Bytes: {"weights", "train", "row", "unpacked"}; a row: one program of `length` tokens, prompt included."""
     hidden, layers, heads, kv_heads, wide, vocabulary, tied = shape
     linears = linear_shapes(hidden, heads, kv_heads, wide)
     packed = layers * sum(a * b for a, b in linears)
@@ -44,7 +45,8 @@ def memory(shape, micro_tokens=2048, length=512) -> dict:
     weights = NF4 * packed + 2 * rest
     lora = 14 * RANK * layers * sum(a + b for a, b in linears)
     checkpoints = 2 * micro_tokens * hidden * layers
-    layer = 2 * micro_tokens * (8 * hidden + 4 * wide)  # norms, q, k, v, attention, two residuals; gate, up, product, silu
+    # norms, q, k, v, attention, two residuals; gate, up, product, silu
+    layer = 2 * micro_tokens * (8 * hidden + 4 * wide)
     logits = HEAD_SLICE * vocabulary * (2 + 4 + 4)  # bfloat16, float32, gradient
     largest = 2 * max(a * b for a, b in linears)
     return {"weights": weights, "train": weights + lora + checkpoints + layer + logits + largest,
@@ -72,7 +74,8 @@ def parameters_of(shape) -> int:
 
 
 if __name__ == "__main__":
-    print("| model | weights, 4 bits | training, 2,048 tokens at once | 512 tokens at once | rows at once on 8 GB | 12 | 16 | 24 |")
+    print("| model | weights, 4 bits | training, 2,048 tokens at once | 512 tokens at once "
+          "| rows at once on 8 GB | 12 | 16 | 24 |")
     print("|---|---|---|---|---|---|---|---|")
     for name, shape in SHAPES.items():
         cells = [f"{memory(shape)['weights'] / 1e9:.1f} GB"]

@@ -1,7 +1,9 @@
 """Logic: grammar, semantics, generator and importers. The generator's answers are compared with a plain fixpoint that
 reads the English sentences itself: no line of it is shared with envs.py."""
 import argparse
+import itertools
 import json
+import random
 import re
 import subprocess
 import sys
@@ -98,7 +100,7 @@ def make(*flags, num=60, split="train", seed=0):
 
 
 def run(program, semantics="owa", **job):
-    return Logic.run(program, {"semantics": semantics, **job})
+    return Logic.run(program, {"semantics": semantics, "guards": False, **job})
 
 
 # ---------------------------------------------------------------------------------------- grammar --
@@ -219,15 +221,28 @@ def test_reward_only_if_all_answers_are_right():
 
 
 def test_guards():
-    words = ["bob", "is", "cold", "not", "red", "likes", "does", "like", "big"]
-    guards = {"statements": 1, "negated": [False, True], "words": words}
-    assert run("Bob is cold\nBob is cold?\nBob is not red?", guards=guards) == "True, Unknown"
-    assert run("Bob does not like Bob\nCold(Bob)?\nBob does not like Bob?", guards=guards) == "Unknown, True"
-    for program in ("Bob is warm\nBob is warm?\nBob is not red?", "Ann is cold\nAnn is cold?\nAnn is not red?",  # renamed
-                    "Bob is cold\nBob is red\nBob is cold?\nBob is not big?", "Bob is cold\nBob is cold?\nBob is red?",
-                    "Bob is cold\nBob is cold?"):
+    job = {"guards": True, "question": "1. Bob is cold.\n2. Whatever is cold and not red likes the cat.\n3. Bob is cold?\n"
+                                       "4. The cat does not like Bob?"}
+    right = ["Bob is cold", "if something is cold and not red then it likes the cat", "Bob is cold?", "cat does not like Bob?"]
+    assert run("\n".join(right), **job) == "True, Unknown"
+    assert run("Cold($x, True) && Red($x, False) >>> Likes($x, cat)\nCold(Bob)\nQuery:\nCold(Bob)\nLikes(cat, Bob, False)",
+               **job) == "True, Unknown"  # another grammar, another order
+    renamed = [line.replace("Bob", "Ann") for line in right]
+    for wrong in (renamed, right[1:], [right[0], *right], [*right[:3]], [*right[:2], right[3], right[2]],
+                  [right[0], "if something is cold then it likes the cat", *right[2:]],          # a condition dropped
+                  [right[0], right[1].replace("not ", ""), *right[2:]],                          # a negation dropped
+                  [right[0], right[0], *right[2:]],                                              # a fact for the rule
+                  [*right[:3], "cat likes Bob?"], [*right[:2], "cat is cold?", right[3]]):       # other questions
         with pytest.raises(ValueError, match="guard"):
-            run(program, guards=guards)
+            run("\n".join(wrong), **job)
+
+
+@pytest.mark.parametrize("semantics", ["owa", "cwa", "pronto"])
+def test_guards_refuse_no_right_program(semantics):
+    for size in sum(envs.LEVELS.values(), []):
+        draws = (envs.logic_task(random.Random(number), size, semantics, envs.LOGIC_WORDS) for number in range(1_000))
+        for made in itertools.islice(filter(None, draws), 10):
+            assert run(made["program"], semantics, guards=True, question=made["question"]) == made["answer"]
 
 
 # -------------------------------------------------------------------------------------- generator --
@@ -266,7 +281,7 @@ def test_splits_share_no_question_and_seeds_repeat():
 def test_sizes_names_levels_and_guards_are_arguments():
     task = make("--facts", "2", "--rules", "3", "--depth", "1", "--questions-per-task", "1", "--guards", num=1)[0]
     assert task["size"] == [2, 3, 1, 1] and len(unnumbered(task["question"])) == 6
-    assert task["guards"]["statements"] == 5 and len(task["guards"]["negated"]) == 1
+    assert task["guards"] and not make(num=1)[0]["guards"]
     assert [task["level"] for task in make("--levels", "2-3", num=3)] == [2, 3, 2]
     assert make("--levels", "3", num=1)[0]["group"] == "level 3"
     named = " ".join(task["question"] for task in make("--names", "Zoe,Yan,Xena", num=20))
