@@ -36,16 +36,16 @@ LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  
 #   ENOUGH          share of a level to solve before the next is let in; 0: all levels at once
 #   FEW_SHOT        share of an unsolved task's samples that keep examples after iteration 0; 0: none, as in the article
 #   AGAIN           share of the solved tasks to explore again; 1: all, as in the article
-#   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1; copying (logic) wants less
+#   TEMPERATURE     of sampling after iteration 0: a trained model finds little new below 1
 #   MAKE_FLAGS      more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 case "$ENV" in
   math)
     : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=96}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
     : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   logic)
-    : "${ITERS:=6}" "${NUM_TRAIN:=120}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=8}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
-    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0}" "${AGAIN:=0.3}" "${TEMPERATURE:=0.8}" "${MAKE_FLAGS=--guards}"
-    : "${NUM_SAMPLES_0:=24}" ;;
+    : "${ITERS:=6}" "${NUM_TRAIN:=240}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=4}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"
+    : "${N1:=4}" "${ENOUGH:=0.4}" "${FEW_SHOT:=0}" "${AGAIN:=0.3}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=--guards}"
+    : "${NUM_SAMPLES_0:=12}" ;;
   web)
     : "${ITERS:=2}" "${NUM_TRAIN:=100}" "${NUM_TEST:=104}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=80}" "${EPOCHS:=2}"
     : "${N1:=2}" "${ENOUGH:=0}" "${FEW_SHOT:=0.4}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;

@@ -1,6 +1,6 @@
 """What the logic environment rewards, and how fast. Not a test: python tests/bench_logic.py [--public FOLDER]
 
-    reward noise   correct programs are damaged in nine ways; the share that is still rewarded, by the number of
+    reward noise   correct programs are damaged in eleven ways; the share that is still rewarded, by the number of
                    questions about one context, and with guards
     speed          programs per second in this process (reward.py adds the cost of the sandbox)
     public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5
@@ -51,7 +51,7 @@ def without(items, index):
 
 
 def damages(rng, statements, questions, other):
-    """Nine wrong programs: {name: program}; a damage that this theory has no place for is left out."""
+    """Eleven wrong programs: {name: program}; a damage that this theory has no place for is left out."""
     facts = [place for place, (body, _) in enumerate(statements) if not body]
     rules = [place for place, (body, _) in enumerate(statements) if body]
     long = [place for place in rules if len(statements[place][0]) > 1]
@@ -74,6 +74,18 @@ def damages(rng, statements, questions, other):
         [([*map(renamed, body)], renamed(head)) for body, head in statements], [*map(renamed, questions)])
     if rules:
         found["one rule dropped"] = text(without(statements, rng.choice(rules)), questions)
+        place = rng.choice(rules)
+        (first, *others), head = statements[place]
+        found["one rule turned round"] = text(
+            [*statements[:place], ([head, *others], first), *statements[place + 1:]], questions)
+    mixed = [place for place in rules if any(part[0] != statements[place][1][0] for part in statements[place][0])]
+    if mixed:
+        place = rng.choice(mixed)
+        body, head = statements[place]
+        which = next(index for index, part in enumerate(body) if part[0] != head[0])
+        moved = [*body[:which], (head[0], *body[which][1:]), *body[which + 1:]]
+        found["one negation moved in its rule"] = text(
+            [*statements[:place], (moved, (not head[0], *head[1:])), *statements[place + 1:]], questions)
     if long:
         place = rng.choice(long)
         body, head = statements[place]
