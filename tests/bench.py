@@ -9,7 +9,8 @@ explore   generate() of explore.py against model.generate and model.generate_bat
 refine    the same for rewrites, whose prompts share the question
 train     completion tokens per second of train.py against TRL's SFTTrainer: same rows, rank, batch, 4 bits, one epoch
 reward    programs per second: tests/bench_reward.py
-all       an iteration of 32 tasks x 4: explore zero-shot, refine, reward and one epoch of training, by these rates
+all       seconds of each stage of an iteration of 32 tasks x 4, by these rates: explore zero-shot, refine, reward,
+          one epoch of training
 
 Machines are noisy: every pair is measured in turn --repeats times and the medians are compared.
 """
@@ -120,8 +121,8 @@ def bench_explore(model_name, repeats: int) -> list[dict]:
                     runs[way].append(done)
         rates = {way: statistics.median(count / seconds for count, seconds in done) for way, done in runs.items()}
         for against in list(rates)[1:]:
-            rows.append({"stage": f"{name}, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s", "ours": rates["ours"],
-                         "plain": rates[against], "against": against})
+            rows.append({"stage": f"{name}, {NUM_TASKS} x {NUM_SAMPLES}", "unit": "useful tokens/s",
+                         "ours": rates["ours"], "plain": rates[against], "against": against})
         if name != "explore, few-shot":  # part of an iteration after the first
             rows[1 - len(rates)]["work"] = statistics.median(count for count, _ in runs["ours"])
     return rows
@@ -209,10 +210,13 @@ def main(argv=None):
                      "ours": figures["sandbox: programs/s"],
                      "plain": figures["subprocess with limits: programs/s"], "against": "one subprocess per program"})
         rows.append({"stage": "reward, all figures", "unit": "see the JSON", "ours": 0, "figures": figures})
-    if args.only is None and all(row.get("plain") for row in rows if "work" in row):
-        ours, plain = (sum(row["work"] / row[side] for row in rows if "work" in row) for side in ("ours", "plain"))
-        rows.append({"stage": f"an iteration of {NUM_TASKS} x {NUM_SAMPLES}", "unit": "iterations/hour",
-                     "ours": 3600 / ours, "plain": 3600 / plain, "against": "all of the above"})
+    parts = [row for row in rows if "work" in row]
+    if args.only is None and all(row.get("plain") for row in parts):
+        for row in parts + [None]:  # each stage, then all of them
+            ours, plain = (sum(one["work"] / one[side] for one in ([row] if row else parts)) for side in ("ours", "plain"))
+            name = row["stage"].split(",")[0] if row else f"all, {NUM_TASKS} x {NUM_SAMPLES}"
+            rows.append({"stage": f"an iteration: {name}", "unit": "seconds", "ours": ours, "plain": plain,
+                         "against": row["against"] if row else "all of these"})
     on_cpu = f"{platform.machine()}, {torch.get_num_threads()} threads"
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else on_cpu
     print(f"\n{'':32} {'ours':>9} {'plain':>9} {'ratio':>6}   ({machine})")
@@ -221,8 +225,10 @@ def main(argv=None):
             continue
         side = f"{'-':>9} {'-':>6}   {row['unit']}"
         if row.get("plain"):
-            side = f"{row['plain']:9,.0f} {row['ours'] / row['plain']:6.1f}   {row['unit']}, against {row['against']}"
-        print(f"{row['stage']:32} {row['ours']:9,.0f} {side}")
+            ratio = row["ours"] / row["plain"]
+            ratio = 1 / ratio if row["unit"] == "seconds" else ratio  # above 1: ours is faster
+            side = f"{row['plain']:9,.1f} {ratio:6.1f}   {row['unit']}, against {row['against']}"
+        print(f"{row['stage']:32} {row['ours']:9,.1f} {side}")
     if args.out:
         envs.write_whole(args.out, json.dumps({"machine": machine, "rows": rows}, indent=1))
 
