@@ -35,23 +35,9 @@ import time
 import envs
 
 
-def line_number(path, index: int) -> int:
-    """The line in the file of its index-th record (blank lines are no records): for messages only."""
-    with open(path, "rb") as file:
-        return [number for number, line in enumerate(file, 1) if line.strip()][index]
-
-
 def complaint(record: dict) -> str | None:
     """What makes a record unfit to be rewarded, and the remedy; None if nothing does."""
-    missing = [field for field in envs.ENVS[record["env"]].job_fields if field not in record]
-    if missing:
-        return f'no "{missing[0]}" (envs.py make writes it)'
-    answer = record["answer"]
-    if isinstance(answer, bool) or not isinstance(answer, (int, float, str)):
-        return f'"answer" is {answer!r:.60} (it must be a number or a string; envs.py make writes it)'
-    if record["env"] == "math" and envs.Math.number(str(answer)) is None:
-        return f'"answer" is {answer!r:.60} (math needs a finite number)'
-    return None
+    return envs.unknown_env(record) or envs.ENVS[record["env"]].complaint(record)
 
 
 def read_candidates(paths, limit=None) -> list[dict]:
@@ -61,11 +47,8 @@ def read_candidates(paths, limit=None) -> list[dict]:
         room = None if limit is None else limit - len(records)
         if room == 0:
             break
-        for index, record in enumerate(envs.read_jsonl(path, ("id", "env", "answer", "program"), room,
-                                                      allow_empty=len(paths) > 1)):
-            if wrong := complaint(record):
-                envs.fail(f"{path}:{line_number(path, index)}: {wrong}")
-            records.append(record)
+        records += envs.read_jsonl(path, ("id", "env", "answer", "program"), room,
+                                   allow_empty=len(paths) > 1, check=complaint)
     if not records:
         envs.fail(f"{paths[0]}: no records (give --in a file that explore.py has written)")
     return records
@@ -73,8 +56,9 @@ def read_candidates(paths, limit=None) -> list[dict]:
 
 def make_job(record: dict) -> dict:
     """What travels into the sandbox: the program and what it needs to run; never the answer."""
-    fields = ("env", "program", *envs.ENVS[record["env"]].job_fields)
-    return {field: record[field] for field in fields}
+    fields = envs.ENVS[record["env"]].job_fields
+    return {"env": record["env"], "program": record["program"],
+            **{field: record.get(field, default) for field, default in fields.items()}}
 
 
 def judge(record: dict, status: str, value: str) -> dict:
@@ -83,7 +67,7 @@ def judge(record: dict, status: str, value: str) -> dict:
     judge({"env": "math", "answer": 42, "logprob": -0.5, ...}, "ok", "42.0")
     -> {..., "reward": 1, "outcome": "correct", "result": "42.0", "self_reward": -0.5}
     """
-    outcome, result = (status, value) if status != "ok" else envs.ENVS[record["env"]].check(record, value)
+    outcome, result = (status, value) if status != "ok" else envs.ENVS[record["env"]].compare(record, value)
     rewarded = {**record, "reward": int(outcome == "correct"),  # b = 1[ENV(a) = y]
                 "outcome": outcome, "result": result}
     if record.get("logprob") is not None:
@@ -153,12 +137,13 @@ def main(argv=None):
                 "limit": args.limit}
     with envs.Output(args.out, settings) as out:
         rewarded, todo = list(out.done), candidates[len(out.done):]
-        results = envs.run_programs(map(make_job, todo), args.timeout, args.workers, seed=args.seed)
+        results = envs.run_programs(map(make_job, todo), timeout=args.timeout, workers=args.workers,
+                                    seed=args.seed)
         for record, (status, value) in zip(todo, envs.progress(results, "reward", total=len(todo))):
             rewarded.append(judge(record, status, value))
             out.write(rewarded[-1])
         for environment in envs.ENVS.values():
-            getattr(environment, "close", lambda: None)()
+            environment.close()
     row = metrics_row(rewarded, time.monotonic() - start, args.eval)
     envs.add_metrics(args.metrics, row)
     outcomes = collections.Counter(row["outcomes"])

@@ -77,7 +77,7 @@ export TOKENIZERS_PARALLELISM=false
 if [ -z "$MODEL" ]; then
   export HF_HUB_OFFLINE=1   # the embedded model needs no hub
   [ -e models/SmolLM2-135M-Instruct/model.safetensors ] ||
-    "$PYTHON" -W ignore -c 'import explore; explore.default_model()'
+    "$PYTHON" -W ignore -c 'from nanoenvisions import model; model.default_model()'
 fi
 
 if [ "${1:-}" = test ]; then

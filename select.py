@@ -73,7 +73,7 @@ def distinct(records) -> list[dict]:
     for record in records:
         if not record["program"].strip():
             continue
-        key = record["id"], envs.ENVS[record["env"]].canonical(record["program"])
+        key = record["id"], envs.ENVS[record["env"]].canonical(record)
         if key not in best or rank(record) > rank(best[key]):
             best[key] = record
     return list(best.values())

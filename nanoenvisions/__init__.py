@@ -1,0 +1,1 @@
+"""What a reader of the five stages need not open: see "Where things are" in the README."""

@@ -1,0 +1,223 @@
+"""Records: one JSON object a line. Reading, writing, resuming, metrics, errors in one line.
+
+May import the standard library only, so that every stage starts at once.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent.parent  # the repository
+
+WRITTEN_BY = {"question": "envs.py", "answer": "envs.py", "program": "explore.py",
+              "candidate": "explore.py", "iteration": "explore.py", "source": "explore.py",
+              "logprob": "explore.py", "reference": "refine.py", "reward": "reward.py",
+              "self_reward": "reward.py", "prompt": "select.py", "completion": "select.py"}
+
+
+def is_number(value) -> bool:
+    """A finite one: 1 and 0.5 are, True, "1" and nan are not."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+# What a field must be, wherever it is: (in words, test)
+TEXT = ("a string", lambda value: isinstance(value, str))
+COUNT = ("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
+NUMBER = ("a finite number", is_number)
+FIELD_RULES = {"id": TEXT, "env": TEXT, "question": TEXT, "program": TEXT, "reference": TEXT,
+               "source": TEXT, "prompt": TEXT, "completion": TEXT, "iteration": COUNT,
+               "candidate": COUNT, "tokens": COUNT, "logprob": NUMBER, "self_reward": NUMBER,
+               "level": NUMBER, "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}
+OPTIONAL = ("logprob", "self_reward", "tokens")  # may also be null: programs come from elsewhere, too
+
+
+def fail(message: str):
+    """Stop with exit code 1 and one line on stderr. For faults that the user can mend."""
+    raise SystemExit(f"{Path(sys.argv[0]).name}: {message}")
+
+
+# ------------------------------------------------------------------------------------ Reading --
+
+def read_jsonl(path, require=(), limit=None, allow_empty=False, check=lambda record: None) -> list[dict]:
+    """All records of a JSON Lines file, each with the fields of `require`.
+
+    check(record) says what is wrong with a record, or None.
+    Fails with `file:line: what is wrong (what to do)`.
+    """
+    records = []
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if limit is not None and len(records) >= limit:
+                    break
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+                    fail(f"{path}:{number}: not JSON: {error} ({cure(line)})")
+                if fault := complaint(record, require) or check(record):
+                    fail(f"{path}:{number}: {fault}")
+                records.append(record)
+    except OSError as error:
+        fail(f"{path}: {error.strerror} (give --in a file that the stage before has written)")
+    if not records and not allow_empty:
+        fail(f"{path}: no records (give --in a file with at least one line)")
+    return records
+
+
+def cure(line: bytes) -> str:
+    """What to do about a line that is not JSON, judged by how it begins."""
+    if line.startswith(b"\x1f\x8b"):
+        return "this file is compressed: unpack it with gunzip first"
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "this file is UTF-16: save it as UTF-8"
+    return "mend or delete this line"
+
+
+def complaint(record, require) -> str | None:
+    """What is wrong with the fields of a record, and the remedy; None if nothing is."""
+    if not isinstance(record, dict):
+        return "not a JSON object (each line must be one record: {...})"
+    for field in require:
+        if field not in record:
+            return f'no "{field}" ({WRITTEN_BY.get(field, "envs.py make")} writes it)'
+    for field, (words, fits) in FIELD_RULES.items():
+        value = record.get(field)
+        if field in record and not fits(value) and not (value is None and field in OPTIONAL):
+            return f'"{field}" is {value!r:.60} (it must be {words})'
+    return None
+
+
+# ------------------------------------------------------------------------------------ Writing --
+
+def dump(record: dict) -> str:
+    """One line of JSON. Lone surrogates (models do emit them) are escaped, and so come back."""
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(record)
+    return line + "\n"
+
+
+def protect_inputs(outputs, inputs):
+    """Fail if an output is one of the inputs, under whatever name: it would be overwritten."""
+    for out in filter(None, outputs):
+        for path in filter(None, inputs):
+            if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path) \
+                    and os.path.isfile(out):
+                fail(f"{out} is an input, too, and would be overwritten (choose another --out)")
+
+
+class Output:
+    """A resumable writer: the file appears under its name only when it is whole.
+
+    Lines go to PATH.part, flushed group by group; `done` holds the records that an earlier run
+    already wrote. The settings they were made with lie beside them in PATH.part.settings: other
+    settings are refused, not mixed in.
+
+        with Output("explored.jsonl", settings={"seed": 0}) as out:
+            for task in tasks[len(out.done):]:
+                out.write({...})
+    """
+
+    def __init__(self, path, settings: dict, unit: int = 1):
+        self.unit = unit  # lines that are written together; a torn group is dropped on resume
+        self.path, self.part = Path(path), Path(f"{path}.part")
+        self.note = Path(f"{path}.part.settings")
+        self.settings, self.done = json.loads(json.dumps(settings)), []
+
+    def __enter__(self):
+        if self.path.exists() and not self.path.is_file():
+            fail(f"{self.path}: not a file (choose an --out that can be written)")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.part.exists() and self.note.exists():
+                self._resume()
+            else:
+                self.part.write_bytes(b"")
+                write_whole(self.note, dump(self.settings))
+            self.file = open(self.part, "ab")
+        except OSError as error:
+            fail(f"{self.path}: {error.strerror} (choose an --out that can be written)")
+        return self
+
+    def _resume(self):
+        before = json.loads(self.note.read_text())
+        changed = [key for key in {**before, **self.settings}
+                   if before.get(key) != self.settings.get(key)]
+        if changed:
+            what = ", ".join(f"{key}: {before.get(key)} -> {self.settings.get(key)}"
+                             for key in sorted(changed))
+            fail(f"{self.part} was begun with other settings ({what}); "
+                 "delete it or use the same settings")
+        lines = self.part.read_bytes().split(b"\n")[:-1]  # a line torn by the kill is dropped
+        lines = lines[:len(lines) - len(lines) % self.unit]
+        with open(self.part, "r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in lines))
+        self.done = [json.loads(line) for line in lines]
+
+    def write(self, *records: dict):
+        try:
+            self.file.write("".join(map(dump, records)).encode())
+            self.file.flush()
+        except OSError as error:
+            fail(f"{self.part}: {error.strerror} "
+                 "(free some space and run again: finished lines are kept)")
+
+    def __exit__(self, kind, error, trace):
+        try:
+            self.file.close()
+            if kind is None:
+                os.replace(self.part, self.path)
+                self.note.unlink()
+        except OSError as fault:
+            fail(f"{self.path}: {fault.strerror} "
+                 "(free some space and run again: finished lines are kept)")
+
+
+def write_whole(path, text: str):
+    """Write a small file so that it is either the old one or the new one, never half."""
+    part = Path(f"{path}.tmp{os.getpid()}")
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            Path(path).write_text(text, encoding="utf-8")  # /dev/null: write into it, keep it
+            return
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        fail(f"{path}: {error.strerror} (free some space, or choose another place)")
+
+
+def fingerprint(*paths) -> str:
+    """A hash of the input files, so that a half-written output is never continued from others."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            digest.update(Path(path).read_bytes())
+        except OSError as error:
+            fail(f"{path}: {error.strerror} (give --in a file that the stage before has written)")
+    return digest.hexdigest()[:16]
+
+
+def add_metrics(path, row: dict):
+    """Put one row into metrics.jsonl, in place of an earlier row of the same stage and iteration."""
+    if path is None:
+        return
+    def key(one): return one.get("stage"), one.get("iteration")
+    rows = read_jsonl(path, allow_empty=True) if os.path.isfile(path) else []
+    rows = [old for old in rows if key(old) != key(row)] + [row]
+    write_whole(path, "".join(map(dump, rows)))
+
+
+def progress(items, label: str, total=None):
+    """Iterate with a progress bar on a terminal and nothing but the summary line in a log."""
+    from tqdm.auto import tqdm  # comes with transformers
+    return tqdm(items, desc=label, total=total, disable=not sys.stderr.isatty(), leave=False)
