@@ -68,64 +68,6 @@ class Tail(io.RawIOBase):
         return len(data)
 
 
-STEPS_MIX = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 3, 1, 1, 2, 1, 2)  # 70 % one step, 25 % two, 5 % three
-
-
-def plain(value, depth=0):
-    """A value as text. Decided by its type, not by what the program's own class says about itself.
-
-    1234.5 -> "1234.5"   Fraction(2, 6) -> "1/3"   [42] -> "42"   True -> "True"   [1, 2] -> "[1, 2]"
-    """
-    kind = type(value)
-    library = kind.__module__.partition(".")[0]
-    if value is None or kind is bool:
-        return str(value)
-    if issubclass(kind, int):
-        value = int.__add__(value, 0)  # the number itself, if it is a subclass
-        return str(value) if value.bit_length() < 4_000 else f"<int of {value.bit_length()} bits>"
-    if issubclass(kind, float):
-        return repr(float.__add__(value, 0.0))
-    if issubclass(kind, complex) and value.imag == 0:
-        return repr(value.real)
-    if issubclass(kind, str):
-        return " ".join(str.split(value))[:300]
-    if issubclass(kind, decimal.Decimal):
-        return str(value)
-    if issubclass(kind, fractions.Fraction):
-        return f"{plain(value.numerator)}/{plain(value.denominator)}"
-    if library == "numpy" and getattr(value, "size", 0) == 1 and depth < 3:
-        return plain(value.item() if kind.__name__ != "longdouble" else float(value), depth + 1)
-    if library == "sympy" and getattr(value, "is_number", False) and value.is_real:
-        return f"{value.p}/{value.q}" if value.is_Rational else repr(float(value))
-    if kind in (list, tuple, set, frozenset) and depth < 3:
-        shown = [plain(item, depth + 1) for item in itertools.islice(value, 10)]
-        return shown[0] if len(value) == 1 else f"[{', '.join(shown)}{', ...' * (len(value) > 10)}]"
-    return f"<{kind.__name__}>"
-
-
-def number(text):
-    """The number that a text states, or None; by a strict grammar, as the text may come from an enemy.
-
-    "$1,234.50" -> 1234.5   "36%" -> 36.0   "1/3" -> 0.333   "1e999", "nan", "True", "42 apples" -> None
-    """
-    text = text.strip()
-    ratio = re.fullmatch(r"([-+]?\d{1,1300})/(\d{1,1300})", text, re.ASCII)
-    digits = r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
-    simple = re.fullmatch(rf"([-+]?)[$€£]?([-+]?)({digits}) ?%?", text, re.ASCII)
-    try:
-        if ratio:
-            return int(ratio[1]) / int(ratio[2])
-        number = float("".join(simple.groups()).replace(",", "")) if simple else math.nan
-    except (ValueError, ZeroDivisionError, OverflowError):  # "" or "+-1", "1/0", a ratio beyond all floats
-        return None
-    return number if math.isfinite(number) else None
-
-
-def ran(record) -> bool:
-    """Whether a rewarded program ran to its end: only then nothing in it can have failed."""
-    return record.get("outcome", "correct") in ("correct", "wrong")
-
-
 class Math(Environment):
     """Word problems; a solution is a Python function solution() that returns the number (PAL)."""
 
@@ -136,49 +78,15 @@ class Math(Environment):
     def add_arguments(self, parser):
         parser.add_argument("--templates", default=HERE / "data" / "math_templates.json", metavar="FILE",
                             help="templates of the word problems; the file explains its form (default: %(default)s)")
+        parser.add_argument("--new-formula", type=share, default=0.2, metavar="SHARE",
+                            help="share of a test whose formulas are in no training task, 0 to 1 "
+                                 "(default: %(default)s)")
         parser.add_argument("--unseen", type=share, default=0.5, metavar="SHARE",
-                            help="share of a test that comes from held-out templates, 0 to 1 (default: %(default)s)")
+                            help="share of the rest from templates that are in no training task, "
+                                 "though their formulas are (default: %(default)s)")
 
     def make(self, args) -> list[dict]:
-        """args.num word problems, the same for the same seed and split; a larger num only adds to them."""
-        path = args.templates
-        try:
-            file = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            fail(f"{path}: {error.strerror} (give --templates a file like data/math_templates.json)")
-        except ValueError as error:
-            fail(f"{path}: not JSON: {error} (look there for a missing or extra comma or quote)")
-        share = args.unseen if args.split == "test" else 0
-        tasks, used, template = [], set(), {}
-        try:
-            for number in range(args.num):
-                unseen = int(number * share)  # how many tasks come from held-out templates so far
-                is_unseen = int((number + 1) * share) > unseen
-                index = unseen if is_unseen else number - unseen
-                steps = STEPS_MIX[index % len(STEPS_MIX)]
-                pool = [template for template in file["templates"]
-                        if template.get("held_out", False) == is_unseen and template["steps"] == steps]
-                pool = pool or [template for template in file["templates"]
-                                if template.get("held_out", False) == is_unseen]
-                # balanced: each template once, in a new order each time, before any comes again
-                turns, place = divmod(index, len(STEPS_MIX))
-                index = turns * STEPS_MIX.count(steps) + STEPS_MIX[:place].count(steps)
-                turn, place = divmod(index, len(pool))
-                template = random.Random(f"{args.seed} {args.split} {steps} {turn}").sample(pool, len(pool))[place]
-                rng = random.Random(f"{args.seed} {args.split} {number}")
-                draws = (templates.fill_template(template, file["lists"], rng) for _ in range(10_000))
-                question, answer, _ = next(draw for draw in draws if draw and draw[0] not in used
-                                           and templates.split_of(template, draw[2]) == args.split)
-                used.add(question)
-                tasks.append({"id": f"math/{args.split}/s{args.seed}/{number:04d}-{template['id']}", "env": "math",
-                              "question": question, "answer": answer, "group": "unseen" if is_unseen else "known",
-                              "level": template["steps"], "template": template["id"]})
-        except StopIteration:
-            fail(f'{path}: template "{template["id"]}" has no further question after {len(tasks)} tasks '
-                 f'(widen its "numbers", ease its "where", or ask for fewer tasks)')
-        except (LookupError, AttributeError, SyntaxError, NameError, TypeError, ValueError, ArithmeticError) as error:
-            fail(f'{path}: template "{template.get("id", "?")}": {error!r} (compare it with the form explained on top)')
-        return tasks
+        return templates.make_word_problems(args)
 
     def examples(self, task) -> list[dict]:
         """Worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""

@@ -40,7 +40,7 @@ LEARNING_RATE="${LEARNING_RATE:-$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)}"  
 #   MAKE_FLAGS      more flags for envs.py make, e.g. "--tasks click-link,enter-text"
 case "$ENV" in
   math)
-    : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=96}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
+    : "${ITERS:=5}" "${NUM_TRAIN:=160}" "${NUM_TEST:=120}" "${NUM_SAMPLES:=5}" "${MAX_NEW_TOKENS:=72}" "${EPOCHS:=2}"
     : "${N1:=4}" "${ENOUGH:=0}" "${FEW_SHOT:=1}" "${AGAIN:=1}" "${TEMPERATURE:=1.0}" "${MAKE_FLAGS=}" ;;
   logic)
     : "${ITERS:=6}" "${NUM_TRAIN:=240}" "${NUM_TEST:=64}" "${NUM_SAMPLES:=4}" "${MAX_NEW_TOKENS:=96}" "${EPOCHS:=2}"

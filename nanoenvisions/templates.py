@@ -1,12 +1,85 @@
-"""Word-problem templates: questions with numbers, names and a formula for the answer.
+"""Word problems from templates: questions with numbers, names, and a formula for the answer.
 
-data/math_templates.json explains the form of a template. May import the standard library only.
+data/math_templates.json explains the form of a template. May import records only.
 """
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
+from pathlib import Path
+
+from nanoenvisions.records import fail
+
+STEPS_MIX = (1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 3, 1, 1, 2, 1, 2)  # 70 % one step, 5 % three
+
+
+def make_word_problems(args) -> list[dict]:
+    """args.num word problems, the same for the same seed and split; a larger num only adds to them.
+
+    A test has three kinds of them, its groups: known (new numbers in templates that are trained),
+    unseen (templates that are not, whose formulas are), new formula (formulas that are not).
+    """
+    path, file = args.templates, read_templates(args.templates)
+    tasks, used, template, counts = [], set(), {}, {"known": 0, "unseen": 0, "new formula": 0}
+    try:
+        for number in range(args.num):
+            group = group_of(number, args.unseen, args.new_formula) if args.split == "test" else "known"
+            index = counts[group]  # how many tasks of the group came before
+            counts[group] += 1
+            template = next_template(file["templates"], group, index, f"{args.seed} {args.split}")
+            rng = random.Random(f"{args.seed} {args.split} {number}")
+            draws = (fill_template(template, file["lists"], rng) for _ in range(10_000))
+            question, answer, _ = next(draw for draw in draws if draw and draw[0] not in used
+                                       and split_of(template, draw[2]) == args.split)
+            used.add(question)
+            tasks.append({"id": f"math/{args.split}/s{args.seed}/{number:04d}-{template['id']}",
+                          "env": "math", "question": question, "answer": answer, "group": group,
+                          "level": template["steps"], "template": template["id"]})
+    except StopIteration:
+        fail(f'{path}: template "{template["id"]}" has no further question after {len(tasks)} tasks '
+             f'(widen its "numbers", ease its "where", or ask for fewer tasks)')
+    except (LookupError, AttributeError, SyntaxError, NameError, TypeError, ValueError,
+            ArithmeticError) as error:
+        fail(f'{path}: template "{template.get("id", "?")}": {error!r} '
+             "(compare it with the form explained on top)")
+    return tasks
+
+
+def read_templates(path) -> dict:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        fail(f"{path}: {error.strerror} (give --templates a file like data/math_templates.json)")
+    except ValueError as error:
+        fail(f"{path}: not JSON: {error} (look there for a missing or extra comma or quote)")
+
+
+def group_of(number: int, unseen: float, new_formula: float) -> str:
+    """Spread the groups evenly. Shares 0.5, 0.2: known, unseen, known, unseen, new formula, ..."""
+    before = int(number * new_formula)
+    if int((number + 1) * new_formula) > before:
+        return "new formula"
+    number -= before
+    return "unseen" if int((number + 1) * unseen) > int(number * unseen) else "known"
+
+
+def next_template(templates: list, group: str, index: int, name: str) -> dict:
+    """The template of a group's index-th task: each once, in a new order, before any comes again.
+
+    Of the known and unseen ones, easy and hard are mixed as in STEPS_MIX.
+    """
+    held_out = {"known": False, "unseen": True, "new formula": "formula"}[group]
+    every = [one for one in templates if one.get("held_out", False) == held_out]
+    steps, pool = group, every
+    if group != "new formula":
+        steps = STEPS_MIX[index % len(STEPS_MIX)]
+        pool = [one for one in every if one["steps"] == steps] or every
+        turns, place = divmod(index, len(STEPS_MIX))
+        index = turns * STEPS_MIX.count(steps) + STEPS_MIX[:place].count(steps)
+    turn, place = divmod(index, len(pool))
+    return random.Random(f"{name} {steps} {turn}").sample(pool, len(pool))[place]
 
 
 def evaluate(expression: str, numbers: dict):
