@@ -24,8 +24,11 @@ def make_word_problems(args) -> list[dict]:
     path, file = args.templates, read_templates(args.templates)
     tasks, used, template, counts = [], set(), {}, {"known": 0, "unseen": 0, "new formula": 0}
     try:
+        kinds = [one.get("held_out", False) for one in file["templates"]]
+        unseen = args.unseen if True in kinds else 0  # a file of one's own may lack a group
+        new_formula = args.new_formula if "formula" in kinds else 0
         for number in range(args.num):
-            group = group_of(number, args.unseen, args.new_formula) if args.split == "test" else "known"
+            group = group_of(number, unseen, new_formula) if args.split == "test" else "known"
             index = counts[group]  # how many tasks of the group came before
             counts[group] += 1
             template = next_template(file["templates"], group, index, f"{args.seed} {args.split}")
@@ -72,6 +75,8 @@ def next_template(templates: list, group: str, index: int, name: str) -> dict:
     """
     held_out = {"known": False, "unseen": True, "new formula": "formula"}[group]
     every = [one for one in templates if one.get("held_out", False) == held_out]
+    if not every:
+        raise LookupError(f'no template of the group "{group}"')
     steps, pool = group, every
     if group != "new formula":
         steps = STEPS_MIX[index % len(STEPS_MIX)]
