@@ -68,6 +68,61 @@ class Tail(io.RawIOBase):
         return len(data)
 
 
+def plain(value, depth=0):
+    """A value as text. Decided by its type, not by what the program's own class says about itself.
+
+    1234.5 -> "1234.5"   Fraction(2, 6) -> "1/3"   [42] -> "42"   True -> "True"   [1, 2] -> "[1, 2]"
+    """
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if value is None or kind is bool:
+        return str(value)
+    if issubclass(kind, int):
+        value = int.__add__(value, 0)  # the number itself, if it is a subclass
+        return str(value) if value.bit_length() < 4_000 else f"<int of {value.bit_length()} bits>"
+    if issubclass(kind, float):
+        return repr(float.__add__(value, 0.0))
+    if issubclass(kind, complex) and value.imag == 0:
+        return repr(value.real)
+    if issubclass(kind, str):
+        return " ".join(str.split(value))[:300]
+    if issubclass(kind, decimal.Decimal):
+        return str(value)
+    if issubclass(kind, fractions.Fraction):
+        return f"{plain(value.numerator)}/{plain(value.denominator)}"
+    if library == "numpy" and getattr(value, "size", 0) == 1 and depth < 3:
+        return plain(value.item() if kind.__name__ != "longdouble" else float(value), depth + 1)
+    if library == "sympy" and getattr(value, "is_number", False) and value.is_real:
+        return f"{value.p}/{value.q}" if value.is_Rational else repr(float(value))
+    if kind in (list, tuple, set, frozenset) and depth < 3:
+        shown = [plain(item, depth + 1) for item in itertools.islice(value, 10)]
+        return shown[0] if len(value) == 1 else f"[{', '.join(shown)}{', ...' * (len(value) > 10)}]"
+    return f"<{kind.__name__}>"
+
+
+def number(text):
+    """The number that a text states, or None; by a strict grammar, as the text may come from an enemy.
+
+    "$1,234.50" -> 1234.5   "36%" -> 36.0   "1/3" -> 0.333   "1e999", "nan", "True", "42 apples" -> None
+    """
+    text = text.strip()
+    ratio = re.fullmatch(r"([-+]?\d{1,1300})/(\d{1,1300})", text, re.ASCII)
+    digits = r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
+    simple = re.fullmatch(rf"([-+]?)[$€£]?([-+]?)({digits}) ?%?", text, re.ASCII)
+    try:
+        if ratio:
+            return int(ratio[1]) / int(ratio[2])
+        number = float("".join(simple.groups()).replace(",", "")) if simple else math.nan
+    except (ValueError, ZeroDivisionError, OverflowError):  # "" or "+-1", "1/0", a ratio beyond all floats
+        return None
+    return number if math.isfinite(number) else None
+
+
+def ran(record: dict) -> bool:
+    """Whether a rewarded program ran to its end: only then nothing in it can have failed."""
+    return record.get("outcome", "correct") in ("correct", "wrong")
+
+
 class Math(Environment):
     """Word problems; a solution is a Python function solution() that returns the number (PAL)."""
 
@@ -159,32 +214,35 @@ class Math(Environment):
             return program.strip()
 
 
-# ------------------------------------------------------------------------------------- Prompts --
-# Plain text without a chat template, so that sampling (explore.py, refine.py) and training (select.py) use the same
-# characters for every model, and no stage but the sampling ones needs a tokenizer. Instruction and examples stand in
-# iteration 0, and later in a share of an unsolved task's samples: else the format has been learned, and prompt tokens
-# cost time.
+# ------------------------------------------------------------------------------------ Prompts --
+# Plain text without a chat template, so that sampling (explore.py, refine.py) and training
+# (select.py) use the same characters for every model, and no other stage needs a tokenizer.
+# Instruction and examples stand in iteration 0, and later in a share of an unsolved task's samples:
+# else the format has been learned, and prompt tokens cost time.
 
 REFINE = "Check the program: repair it, refine it, or return it as it is."
 
 
 def solve_prompt(task: dict, few_shot: bool = False) -> str:
-    """x as the model sees it. The completion is the program and a closing fence: see `completion`."""
+    """x as the model sees it. The completion is the program and a closing fence: `completion`."""
     env = ENVS[task["env"]]
     examples = env.examples(task) if few_shot else []
-    parts = [_ask(env, one["question"]) + completion(one["program"]) for one in examples]
-    return "\n\n".join([env.instruction] * few_shot + parts + [_ask(env, task["question"])])
+    parts = [ask(env, one["question"]) + completion(one["program"]) for one in examples]
+    return "\n\n".join([env.instruction] * few_shot + parts + [ask(env, task["question"])])
 
 
 def refine_prompt(task: dict, reference: str, few_shot: bool = False) -> str:
     """(x, a) as the model sees it when it rewrites its own program a."""
     env = ENVS[task["env"]]
     examples = env.examples(task) if few_shot else []
-    parts = [_ask(env, one["question"], one["draft"]) + completion(one["program"]) for one in examples]
-    return "\n\n".join([f"{env.instruction} {REFINE}"] * few_shot + parts + [_ask(env, task["question"], reference)])
+    parts = [ask(env, one["question"], one["draft"]) + completion(one["program"])
+             for one in examples]
+    return "\n\n".join([f"{env.instruction} {REFINE}"] * few_shot + parts
+                       + [ask(env, task["question"], reference)])
 
 
-def _ask(env, question: str, draft: str | None = None) -> str:
+def ask(env: Environment, question: str, draft: str | None = None) -> str:
+    """A question up to the place where the program is to be written."""
     again = "" if draft is None else f"{completion(draft)}\nRefined:\n```{env.fence}\n"
     return f"Question: {question}\n```{env.fence}\n{again}"
 
@@ -194,7 +252,7 @@ def completion(program: str) -> str:
     return f"{program}\n```"
 
 
-# ------------------------------------------------------------------------------------ Commands --
+# ----------------------------------------------------------------------------- ENVS, Commands --
 
 ENVS = {"math": Math(), "logic": Logic(), "web": Web()}
 FORMATS = importers.FORMATS | {name: read for env in ENVS.values() for name, read in env.formats.items()}
@@ -221,6 +279,7 @@ def make_tasks(args):
 
 def import_tasks(args):
     """envs.py import: turn a public data set into tasks."""
+    protect_inputs([args.out], [args.file])
     tasks = FORMATS[args.format](args.file)[:args.limit]
     if not tasks:
         fail(f"{args.file}: no tasks in it (is it the right file for --format {args.format}?)")
