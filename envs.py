@@ -288,43 +288,54 @@ def import_tasks(args):
 
 
 def schedule_tasks(args):
-    """envs.py schedule: which tasks are explored in this iteration.
+    """envs.py schedule: which tasks are explored in this iteration, and which of them with examples.
 
-    Tasks with a `round` belong to that iteration (web: new seeds each time). Of tasks with a `level`, level n + 1 is
-    let in when the pool holds a solution of at least --enough of level n: a curriculum, for environments where the
-    hardest tasks are out of reach at first. With --few-shot-unsolved, tasks without a solution in the pool are
-    explored with examples in the prompt, in this share of the samples: a model that has only solved small tasks writes
-    nothing but small programs without them. With --again, only this share of the solved tasks is explored once more:
-    the pool keeps their solutions, and the time goes to the others.
+    round                 tasks that have one belong to that iteration (web: new seeds each time)
+    --enough              a curriculum, for environments where the hardest tasks are out of reach at
+                          first: see `reached_level`
+    --again               of the solved tasks explore this share once more: the pool keeps their
+                          solutions, and the time goes to the others
+    --few-shot-unsolved   unsolved tasks keep examples in this share of their samples: without them
+                          a model that has solved small tasks only writes small programs only
     """
+    protect_inputs([args.out], [args.inputs, args.pool])
     tasks = read_jsonl(args.inputs, require=("id",))
-    solved = {record["id"] for record in read_jsonl(args.pool, ("id", "reward"), allow_empty=True)
-              if record["reward"]} if args.pool else set()
-    levels = sorted({task.get("level", 0) for task in tasks})
-    reached = levels[0]
-    for level, harder in zip(levels, levels[1:]):
-        of_level = [task["id"] in solved for task in tasks if task.get("level", 0) == level]
-        if args.enough is not None and sum(of_level) < args.enough * len(of_level):
-            break
-        reached = harder
-    chosen = [task for task in tasks
-              if task.get("level", 0) <= reached and task.get("round", args.iteration) == args.iteration]
+    pool = read_jsonl(args.pool, ("id", "reward"), allow_empty=True) if args.pool else []
+    solved = {record["id"] for record in pool if record["reward"]}
+    reached = reached_level(tasks, solved, args.enough)
+    chosen = [task for task in tasks if task.get("level", 0) <= reached
+              and task.get("round", args.iteration) == args.iteration]
     if not chosen:
         fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
     rng = random.Random(args.iteration)
-    chosen = [task for task in chosen if task["id"] not in solved or rng.random() < args.again] or chosen
+    chosen = [task for task in chosen
+              if task["id"] not in solved or rng.random() < args.again] or chosen
     for task in chosen:
         if args.pool and args.few_shot_unsolved and task["id"] not in solved:
             task["few_shot"] = args.few_shot_unsolved
     write_whole(args.out, "".join(map(dump, chosen)))
-    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached} of {levels[-1]}, "
+    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached}, "
           f"{sum('few_shot' in task for task in chosen)} with examples -> {args.out}")
+
+
+def reached_level(tasks, solved, enough: float) -> int:
+    """The hardest level that is let in: level n + 1 waits until `enough` of level n is solved.
+
+    >>> reached_level([{"id": "a", "level": 1}, {"id": "b", "level": 2}], {"a"}, 0.5)
+    2
+    """
+    levels = sorted({task.get("level", 0) for task in tasks})
+    for level in levels[:-1]:
+        of_level = [task["id"] in solved for task in tasks if task.get("level", 0) == level]
+        if sum(of_level) < enough * len(of_level):
+            return level
+    return levels[-1]
 
 
 def share(text: str) -> float:
     """A flag's value from 0 to 1."""
     if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
     return float(text)
 
 
@@ -336,41 +347,51 @@ def count(text: str) -> int:
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(prog="envs.py", description="Make tasks, or import them from public data sets.")
+    parser = argparse.ArgumentParser(
+        prog="envs.py", description="Make tasks, choose among them, or import public data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    make = commands.add_parser("make", help="generate tasks", allow_abbrev=False, description=
-                               "Generate tasks. The flags of one environment: envs.py make --env NAME --help")
-    make.add_argument("--env", choices=ENVS, default="math", help="environment (default: %(default)s)")
-    make.add_argument("--split", choices=["train", "test"], default="train",
-                      help="train and test never share a question, whatever their seeds (default: %(default)s)")
-    make.add_argument("--num", type=count, default=96, help="number of tasks (default: %(default)s)")
-    make.add_argument("--seed", type=int, default=0, help="another seed, other tasks (default: %(default)s)")
-    make.add_argument("--out", required=True, help="task file to write, JSON Lines")
+    make = commands.add_parser(
+        "make", help="generate tasks", allow_abbrev=False,
+        description="Generate tasks. The flags of one environment: envs.py make --env NAME --help")
+    add = make.add_argument
+    add("--env", choices=ENVS, default="math", help="environment (default: %(default)s)")
+    add("--split", choices=["train", "test"], default="train",
+        help="they never share a question, whatever their seeds (default: %(default)s)")
+    add("--num", type=count, default=96, help="number of tasks (default: %(default)s)")
+    add("--rounds", type=count, default=1, metavar="R",
+        help="an environment that has new tasks in every iteration (web) makes --num for each of R "
+             "iterations, on seeds of their own; others make --num in all (default: %(default)s)")
+    add("--seed", type=int, default=0, help="another seed, other tasks (default: %(default)s)")
+    add("--out", required=True, help="task file to write, JSON Lines")
     make.set_defaults(command=make_tasks)
     # each environment has flags of its own, so it must be known before the rest can be parsed
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env", choices=ENVS, default="math")
     ENVS[first.parse_known_args(argv)[0].env].add_arguments(make)
 
-    schedule = commands.add_parser("schedule", help="choose the tasks of one iteration", allow_abbrev=False)
-    schedule.add_argument("--in", dest="inputs", required=True, metavar="FILE", help="all tasks")
-    schedule.add_argument("--out", required=True, metavar="FILE", help="the tasks to explore now")
-    schedule.add_argument("--iteration", type=int, required=True, help="t")
-    schedule.add_argument("--pool", metavar="FILE", help="pool so far: says which tasks are solved")
-    schedule.add_argument("--enough", type=share, metavar="SHARE",
-                          help="share of a level to solve before the next is let in (default: all levels at once)")
-    schedule.add_argument("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
-                          help="share of an unsolved task's samples with examples in the prompt (default: none)")
-    schedule.add_argument("--again", type=share, default=1, metavar="SHARE",
-                          help="share of the tasks that the pool has a solution of to explore again (default: all)")
+    schedule = commands.add_parser("schedule", help="choose the tasks of one iteration",
+                                   allow_abbrev=False)
+    add = schedule.add_argument
+    add("--in", dest="inputs", required=True, metavar="FILE", help="all tasks")
+    add("--out", required=True, metavar="FILE", help="the tasks to explore now")
+    add("--iteration", type=int, required=True, help="t")
+    add("--pool", metavar="FILE", help="pool so far: says which tasks are solved")
+    add("--enough", type=share, default=0, metavar="SHARE",
+        help="share of a level to solve before the next is let in (default: all levels at once)")
+    add("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
+        help="share of an unsolved task's samples with examples in the prompt (default: none)")
+    add("--again", type=share, default=1, metavar="SHARE",
+        help="share of the tasks that the pool has solved to explore again (default: all)")
     schedule.set_defaults(command=schedule_tasks)
 
-    imports = commands.add_parser("import", help="turn a public data set's own file into tasks", allow_abbrev=False)
-    imports.add_argument("file", metavar="FILE", help="the data set's own file (MATH: or its folder)")
-    imports.add_argument("--format", choices=FORMATS, required=True, help="which data set it is")
-    imports.add_argument("--limit", type=count, metavar="N", help="only the first N tasks (default: all)")
-    imports.add_argument("--out", required=True, help="task file to write, JSON Lines")
+    imports = commands.add_parser("import", help="turn a public data set's own file into tasks",
+                                  allow_abbrev=False)
+    add = imports.add_argument
+    add("file", metavar="FILE", help="the data set's own file (MATH: or its folder)")
+    add("--format", choices=FORMATS, required=True, help="which data set it is")
+    add("--limit", type=count, metavar="N", help="only the first N tasks (default: all)")
+    add("--out", required=True, help="task file to write, JSON Lines")
     imports.set_defaults(command=import_tasks)
     return parser.parse_args(argv)
 

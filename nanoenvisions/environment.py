@@ -23,7 +23,7 @@ class Environment:
     instruction = ""  # one sentence, put before the examples of a few-shot prompt
     job_fields: dict = {}  # what `run` needs of a task: {field: default}, or REQUIRED as default
     formats: dict = {}     # public data sets that can be imported: {name: function(path) -> tasks}
-    new_tasks_each_iteration = False  # whether `make` understands --rounds (web: new seeds)
+    new_tasks_each_iteration = False  # whether `make` heeds args.rounds (web: new seeds)
 
     # ---- stage: tasks and prompts ----
 

@@ -247,8 +247,6 @@ class Web(Environment):
                             help="web: MiniWoB++ pages, or `all` for the article's 44 (default: %(default)s)")
         parser.add_argument("--unseen-tasks", default=",".join(self.UNSEEN_TASKS), metavar="A,B,...",
                             help="web: pages that --split test has besides (default: %(default)s)")
-        parser.add_argument("--rounds", type=int, default=1, metavar="R",
-                            help="web: --num tasks for each of R iterations, every time on new seeds (default: 1)")
 
     def make(self, args) -> list[dict]:
         names = ARTICLE_TASKS if args.tasks == "all" else args.tasks.split(",")
