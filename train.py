@@ -20,19 +20,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
-import shutil
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import envs
-from explore import collate, load_model, pack, size
+from nanoenvisions import adapters
+from nanoenvisions.model import collate, load_model, pack, size
 
+EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
 HEAD_SLICE = 1024  # completion tokens whose logits [tokens, vocabulary] exist at once
 
 
@@ -211,6 +210,8 @@ def main(argv=None):
     args, started = parse_args(argv), time.time()
     rows = [row for path in args.inputs
             for row in envs.read_jsonl(path, require=("prompt", "completion"), limit=args.limit)]
+    envs.protect_inputs([args.metrics], args.inputs)
+    adapters.claim(args.out, inputs=[*args.inputs, args.adapter, args.model], metrics=args.metrics)
     torch.manual_seed(args.seed)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     model = add_lora(model, args)
@@ -222,18 +223,15 @@ def main(argv=None):
     steps = make_steps(sequences, args.batch_size, epochs, args.seed)
     losses, tokens = train(model, steps, args)
     seconds = time.time() - started
-    part = Path(f"{os.path.normpath(args.out)}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
+    adapters.save(model, args.model or EMBEDDED, args.out)
     tail = losses[-max(1, len(losses) // 10):]
     counts = {"stage": "train", "iteration": args.iteration, "seconds": round(seconds, 1), "rows": len(rows),
               "steps": len(steps), "tokens": tokens, "tokens_per_second": round(tokens / seconds),
               "loss_first": round(losses[0], 4), "loss": round(sum(tail) / len(tail), 4)}
     if torch.cuda.is_available():
         counts["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    envs.add_metrics(args.metrics, counts)
-    shutil.rmtree(args.out, ignore_errors=True)
-    os.replace(part, args.out)
+    envs.add_metrics(args.metrics, counts)  # first: a stage whose output stands is never run again
+    adapters.put_in_place(args.out)
     print(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> {counts['loss']:.3f} nats per "
           f"token, {tokens:,} tokens ({tokens / seconds:,.0f}/s), {seconds:.0f} s -> {args.out}")
 

@@ -117,15 +117,3 @@ def test_only_the_low_rank_matrices_are_trained(tiny_model):
     assert trained and all("lora_" in name for name in trained)
     # 7 linear layers x 2 matrices x 2 decoder layers
     assert len(trained) == 28
-
-
-@pytest.mark.parametrize("line, message", [
-    ('{"prompt": "x"}', ':2: no "completion" (select.py writes it)'),
-    ('{"prompt": 3, "completion": "x"}', ':2: "prompt" is 3'),
-])
-def test_bad_rows_are_named(tmp_path, row_file, line, message):
-    lines = row_file.read_text().splitlines()
-    row_file.write_text("\n".join([lines[0], line, *lines[2:]]) + "\n")
-    done = run_stage("train", "--in", row_file, "--out", tmp_path / "a")
-    assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "a").exists()
