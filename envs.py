@@ -34,7 +34,6 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import decimal
 import fractions
@@ -47,7 +46,7 @@ import re
 import sys
 from pathlib import Path
 
-from nanoenvisions import importers, sandbox, templates
+from nanoenvisions import importers, sandbox, templates, tidy
 from nanoenvisions.environment import Environment, parse_program
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
@@ -196,22 +195,12 @@ class Math(Environment):
         return super().complaint(task)
 
     def tidy(self, record):
-        return parse_program(record["program"])
+        """Without dead code, so that `return 42` followed by junk is no second solution."""
+        return tidy.tidy(parse_program(record["program"]), ran=ran(record))
 
     def canonical(self, record):
-        """The program's syntax tree with names, without comments, docstrings and layout."""
-        program = parse_program(record["program"])
-        try:
-            if len(program) > 20_000:  # deep nesting could exhaust the C stack of this process
-                return program
-            tree = ast.parse(program)
-            for node in ast.walk(tree):
-                if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-                    if ast.get_docstring(node, clean=False) is not None:
-                        del node.body[0]
-            return ast.dump(tree)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return program.strip()
+        """The syntax tree of the tidied program: layout and comments make no other solution."""
+        return tidy.canonical(parse_program(record["program"]), ran=ran(record))
 
 
 # ------------------------------------------------------------------------------------ Prompts --
@@ -296,7 +285,7 @@ def schedule_tasks(args):
     --again               of the solved tasks explore this share once more: the pool keeps their
                           solutions, and the time goes to the others
     --few-shot-unsolved   unsolved tasks keep examples in this share of their samples: without them
-                          a model that has solved small tasks only writes small programs only
+                          a model that has learned from small tasks only writes small programs
     """
     protect_inputs([args.out], [args.inputs, args.pool])
     tasks = read_jsonl(args.inputs, require=("id",))

@@ -1,33 +1,49 @@
 """Stage 4 of 5, select: from rewarded candidates to training rows.
 
-    superior trajectory   of (a_k, ã_k) keep ã_k  if b_k = 0 and b̃_k = 1,  or  b_k = b̃_k = 1 and r̃_k > r_k
-    candidate pool        P+ and P- of a task: distinct programs of all iterations so far, sorted by r, highest first
-    U1  (kind "solve")    the n1 = min(N1, max(1, |P+| - 1)) best positives:           x       -> a+
+    superior trajectory   of (a_k, ã_k) keep ã_k  if b_k = 0 and b̃_k = 1,
+                                              or  b_k = b̃_k = 1 and r̃_k > r_k
+    candidate pool        P+ and P- of a task: distinct programs of all iterations so far,
+                          each sorted by r, highest first
+    U1  (kind "solve")    the n1 = min(N1, max(1, |P+| - 1)) best positives:      x       -> a+
     U2  (kind "refine")   n2 = min(N2, |P+| - n1, |P-|): the lowest-ranked positives
-                          with the highest-ranked (confident and wrong) negatives:      (x, a-) -> a+
+                          with the highest-ranked (confident and wrong) negatives: (x, a-) -> a+
+    keep                  ours, --n3 (0: the article): the n3 = min(N3, |P+|) best positives as
+                          their own drafts, "return it as it is":                  (x, a+) -> a+
 
-Worked example, N1 = 10, N2 = 2: |P+| = 4 and |P-| = 3 give n1 = 3 and n2 = 1, so the fourth positive is paired with the
-first negative. A single positive is always learned from (n1 = 1) and leaves nothing for U2.
+Worked example, N1 = 10, N2 = 2: |P+| = 4 and |P-| = 3 give n1 = 3 and n2 = 1, so the fourth
+positive is paired with the first negative. A single positive is always learned from (n1 = 1) and
+leaves nothing for U2.
 
-Reads   id env question candidate iteration source program reward self_reward (rewarded.jsonl), and the pool so far.
-Writes  the new pool, and training rows: prompt completion kind id.
+Reads   id env question candidate iteration source program reward [self_reward] (rewarded.jsonl),
+        and the pool so far.
+Writes  the new pool (the same fields + sampled), and training rows: prompt completion kind id.
 
-    python select.py --in rewarded.jsonl --pool iter0/pool.jsonl --pool-out iter1/pool.jsonl --out sft.jsonl
+    python select.py --in rewarded.jsonl --pool iter0/pool.jsonl --pool-out iter1/pool.jsonl \\
+                     --out sft.jsonl
 
-Ablations: leave --pool away (no candidate pool), --n2 0 (no mistakes), --rank random (no self-reward), --refined drop
-(no refinement). Where the article is silent: of equal programs the pool keeps the one with the highest r, and empty
-programs teach nothing, so they stay out.
+Cost: seconds, no GPU. Where we differ from the article, or it is silent:
+1. What is pooled and trained on is the *tidied* program: without unreachable statements, unused
+   assignments and the like (nanoenvisions/tidy.py). Else `return 42` with junk behind it is one
+   more solution, and the model learns the junk. r stays that of the program as it was sampled.
+2. Of equal programs the pool keeps a right one before a wrong one, then the one with the highest r.
+3. Empty programs teach nothing, so they stay out.
+4. A program without r (a teacher's) ranks last.
+
+Ablations: --rows-from now (no candidate pool), --n2 0 (no mistakes), --rank random (no
+self-reward), --refined drop (no refinement), --all-positives (U1 is all of P+, no U2: RFT).
 """
 from __future__ import annotations
 
 if __name__ == "select":
-    # This file shadows the standard library's `select`, which subprocess, asyncio and torch's DataLoader import when
-    # they are started from this folder. Be that module for them: find it behind us on the path, lend it our name.
+    # This file shadows the standard library's `select`, which subprocess, asyncio and torch's
+    # DataLoader import when they are started from this folder. Be that module for them: find it
+    # behind us on the path, lend it our name.
     import importlib.machinery
     import importlib.util
     import os
     import sys
-    _elsewhere = [folder for folder in sys.path if not os.path.isfile(os.path.join(folder or ".", "select.py"))]
+    _elsewhere = [folder for folder in sys.path
+                  if not os.path.isfile(os.path.join(folder or ".", "select.py"))]
     _spec = (importlib.machinery.BuiltinImporter.find_spec("select")
              or importlib.machinery.PathFinder.find_spec("select", _elsewhere))
     _real = importlib.util.module_from_spec(_spec)
@@ -41,36 +57,54 @@ else:
     from collections import defaultdict
 
     import envs
+    from nanoenvisions.analysis import pool_counts, self_reward
 
 
-def superior(explored: dict, refined: dict | None) -> dict:
-    """Of a program and its rewrite, the better one: a rewrite must turn wrong into right, or be right and likelier.
+# ------------------------------------------------------------------------ Superior trajectory --
+
+def superior(explored: dict, refined: dict | None, r=None) -> dict:
+    """Of a program and its rewrite, the better one. A rewrite must turn wrong into right, or be
+    right and likelier.
 
     >>> superior({"reward": 1, "self_reward": -0.5}, {"reward": 1, "self_reward": -0.2})["self_reward"]
     -0.2
     """
+    r = r or self_reward
     if refined is None or refined["reward"] == 0:
         return explored
-    if explored["reward"] == 0 or refined["self_reward"] > explored["self_reward"]:
+    if explored["reward"] == 0 or r(refined) > r(explored):
         return refined
     return explored
 
 
-def superior_trajectories(records) -> list[dict]:
+def superior_trajectories(records, r=None) -> list[dict]:
     """Pair each rewrite with its draft by (id, iteration, candidate) and keep one of the two."""
     explored, refined = {}, {}
     for record in records:
         side = refined if record["source"] == "refine" else explored
         side[record["id"], record["iteration"], record["candidate"]] = record
     # A rewrite whose draft is not in the file stands for itself.
-    return ([superior(record, refined.get(key)) for key, record in explored.items()]
+    return ([superior(record, refined.get(key), r) for key, record in explored.items()]
             + [record for key, record in refined.items() if key not in explored])
 
 
+# ------------------------------------------------------------------------------ Candidate pool --
+
+def tidied(record: dict) -> dict:
+    """The record with the program to learn from; `sampled` keeps what the model wrote."""
+    program = envs.ENVS[record["env"]].tidy(record)
+    if program == record["program"]:
+        return record
+    return {**record, "program": program, "sampled": record.get("sampled", record["program"])}
+
+
 def distinct(records) -> list[dict]:
-    """One record per different program of a task; right before wrong, then the highest r. Order: first seen."""
+    """One record per different program of a task, tidied; right before wrong, then the highest r.
+
+    The order is that in which the programs were first seen.
+    """
     best = {}
-    for record in records:
+    for record in map(tidied, records):
         if not record["program"].strip():
             continue
         key = record["id"], envs.ENVS[record["env"]].canonical(record)
@@ -79,97 +113,136 @@ def distinct(records) -> list[dict]:
     return list(best.values())
 
 
-def rank(record) -> tuple:
+def rank(record: dict) -> tuple:
     """Sort key, the larger the better: reward, then the soft self-reward r."""
-    return record["reward"], record["self_reward"]
+    return record["reward"], self_reward(record)
 
 
 def split_pool(pool, order: str = "self-reward", seed: int = 0) -> dict:
-    """{id: (P+, P-)}, each sorted by r, highest first (or shuffled: the ablation without self-rewards)."""
+    """{id: (P+, P-)}, each sorted by r, highest first (or shuffled: the ablation without r)."""
     tasks = defaultdict(lambda: ([], []))
     for record in pool:
         tasks[record["id"]][1 - record["reward"]].append(record)
-    for task, sides in tasks.items():
-        for side in sides:
+    for task, (positives, negatives) in tasks.items():
+        for name, side in (("P+", positives), ("P-", negatives)):
             side.sort(key=rank, reverse=True)
-            if order == "random":
-                random.Random(f"{seed} {task}").shuffle(side)
+            if order == "random":  # each task and side in an order of its own
+                random.Random(f"{seed} {task} {name}").shuffle(side)
     return tasks
 
 
-def training_rows(positives, negatives, n1_max: int, n2_max: int) -> list[dict]:
-    """U1 and U2 of one task, as prompt-completion rows."""
+# ------------------------------------------------------------------------------- Training rows --
+
+def training_rows(positives, negatives, n1_max: int, n2_max: int, n3_max: int = 0) -> list[dict]:
+    """U1, U2 and the rows that keep what is right, of one task, as prompt-completion rows."""
     if not positives:
         return []
     n1 = min(n1_max, max(1, len(positives) - 1))
     n2 = max(0, min(n2_max, len(positives) - n1, len(negatives)))
-    rows = [{"prompt": envs.solve_prompt(good), "completion": envs.completion(good["program"]), "kind": "solve",
-             "id": good["id"]} for good in positives[:n1]]
-    rows += [{"prompt": envs.refine_prompt(good, bad["program"]), "completion": envs.completion(good["program"]),
-              "kind": "refine", "id": good["id"]}
-             for good, bad in zip(positives[len(positives) - n2:], negatives[:n2])]
-    return rows
+    return ([solve_row(good) for good in positives[:n1]]
+            + [refine_row(good, bad)
+               for good, bad in zip(positives[len(positives) - n2:], negatives[:n2])]
+            + [refine_row(good, good) for good in positives[:n3_max]])
 
 
-def pool_counts(kept, before, pool) -> dict:
-    """What the article analyses: tasks solved now, newly, lost again; r of right minus wrong; distinct solutions."""
-    solved_now = {record["id"] for record in kept if record["reward"]}
-    solved_before = {record["id"] for record in before if record["reward"]}
-    sides = split_pool(pool)
-    right = [record["self_reward"] for record in pool if record["reward"]]
-    wrong = [record["self_reward"] for record in pool if not record["reward"]]
-    solved = sum(1 for positives, _ in sides.values() if positives)
-    margin = round(sum(right) / len(right) - sum(wrong) / len(wrong), 4) if right and wrong else None
-    return {"tasks": len({record["id"] for record in kept} | set(sides)), "solved_now": len(solved_now),
-            "solved_new": len(solved_now - solved_before),
-            "lost": len((solved_before & {record["id"] for record in kept}) - solved_now), "solved_pool": solved,
-            "pool": len(pool), "positives": len(right), "negatives": len(wrong), "margin": margin,
-            "solutions_per_solved_task": round(len(right) / solved, 2) if solved else 0}
+def solve_row(good: dict) -> dict:
+    """x -> a+"""
+    return {"prompt": envs.solve_prompt(good), "completion": envs.completion(good["program"]),
+            "kind": "solve", "id": good["id"]}
 
+
+def refine_row(good: dict, draft: dict) -> dict:
+    """(x, a-) -> a+"""
+    return {"prompt": envs.refine_prompt(good, draft["program"]),
+            "completion": envs.completion(good["program"]), "kind": "refine", "id": good["id"]}
+
+
+# ---------------------------------------------------------------------------------------- Main --
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--in", dest="inputs", nargs="+", required=True, help="rewarded candidates of one iteration")
-    parser.add_argument("--pool", default=None, help="pool of the iteration before; nothing means an empty pool")
-    parser.add_argument("--pool-out", required=True, help="pool to write: all distinct candidates so far")
-    parser.add_argument("--out", required=True, help="training rows to write")
-    parser.add_argument("--n1", type=int, default=10, help="N1, most positives per task to learn from (web: 2)")
-    parser.add_argument("--n2", type=int, default=2, help="N2, most mistakes per task to learn from")
-    parser.add_argument("--rank", choices=("self-reward", "random"), default="self-reward",
-                        help="how P+ and P- are sorted")
-    parser.add_argument("--refined", choices=("keep", "drop"), default="keep",
-                        help="drop: select among explored ones only")
-    parser.add_argument("--seed", type=int, default=0, help="for --rank random")
-    parser.add_argument("--limit", type=int, default=None, help="read only the first so many records of --in")
-    parser.add_argument("--metrics", default=None, help="file to add this stage's counts to")
-    return parser.parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--in", dest="inputs", nargs="+", required=True, help="rewarded candidates of an iteration")
+    add("--pool", default=None, help="pool of the iteration before; nothing: an empty pool")
+    add("--pool-out", required=True, help="pool to write: all distinct candidates so far")
+    add("--out", required=True, help="training rows to write")
+    add("--n1", type=int, default=10, help="N1, most positives per task to learn from (web: 2)")
+    add("--n2", type=int, default=2, help="N2, most mistakes per task to learn from")
+    add("--n3", type=int, default=0, help="most right programs per task to learn to keep, as drafts")
+    add("--all-positives", action="store_true", help="learn from all of P+ and no mistakes (RFT)")
+    add("--rank", choices=("self-reward", "random"), default="self-reward",
+        help="how P+ and P- are sorted, and which of two right programs is superior")
+    add("--refined", choices=("keep", "drop"), default="keep",
+        help="drop: select among explored ones only")
+    add("--rows-from", choices=("pool", "now"), default="pool",
+        help="now: rows are made of this iteration's candidates only; the pool grows all the same")
+    add("--seed", type=int, default=0, help="for --rank random")
+    add("--limit", type=int, default=None, help="read only the first so many records of --in")
+    add("--metrics", default=None, help="file to add this stage's counts to")
+    args = parser.parse_args(argv)
+    for name, least in (("n1", 1), ("n2", 0), ("n3", 0), ("limit", 1)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f"--{name} is {value}, it must be at least {least}")
+    return args
+
+
+def read_candidates(paths, limit) -> list[dict]:
+    """All rewarded candidates; two of one name would be joined wrongly, so they are refused."""
+    fields = ("id", "env", "question", "program", "source", "iteration", "candidate", "reward")
+    seen, records = set(), []
+
+    def check(record):
+        key = tuple(record[field] for field in ("source", "id", "iteration", "candidate"))
+        if key in seen:
+            return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, candidate '
+                    f"{key[3]} (rewrites and drafts are joined by these: number the candidates)")
+        seen.add(key)
+        return envs.unknown_env(record)
+    for path in paths:
+        left = None if limit is None else limit - len(records)
+        records += envs.read_jsonl(path, fields, left, allow_empty=left == 0, check=check)
+    return records
 
 
 def main(argv=None):
     args, started = parse_args(argv), time.time()
-    fields = ("id", "env", "question", "program", "source", "iteration", "candidate", "reward", "self_reward")
-    records = [record for path in args.inputs for record in envs.read_jsonl(path, require=fields, limit=args.limit)]
+    envs.protect_inputs([args.out, args.pool_out], [*args.inputs, args.pool])
+    records = read_candidates(args.inputs, args.limit)
     if args.refined == "drop":
         records = [record for record in records if record["source"] != "refine"]
-    before = envs.read_jsonl(args.pool, require=fields, allow_empty=True) if args.pool else []
-    kept = superior_trajectories(records)
+        if not records:
+            envs.fail(f"{args.inputs[0]}: nothing but rewrites (leave --refined drop away)")
+    before = envs.read_jsonl(args.pool, ("id", "env", "program", "reward"), allow_empty=True,
+                             check=envs.unknown_env) if args.pool else []
+    # Without r, chance decides between two right programs as well.
+    coin = random.Random(args.seed)
+    kept = superior_trajectories(
+        records, self_reward if args.rank == "self-reward" else lambda record: coin.random())
     pool = distinct(before + kept)
-    rows = [row for positives, negatives in split_pool(pool, args.rank, args.seed).values()
-            for row in training_rows(positives, negatives, args.n1, args.n2)]
-    counts = pool_counts(kept, before, pool)
+    rows = []
+    for positives, negatives in split_pool(distinct(kept) if args.rows_from == "now" else pool,
+                                           args.rank, args.seed).values():
+        if args.all_positives:
+            rows += map(solve_row, positives)
+        else:
+            rows += training_rows(positives, negatives, args.n1, args.n2, args.n3)
+    counts = pool_counts(records, kept, before, pool)
     solve = sum(row["kind"] == "solve" for row in rows)
-    seconds = time.time() - started
-    envs.add_metrics(args.metrics, {"stage": "select", "iteration": records[0]["iteration"],
-                                    "seconds": round(seconds, 1), **counts, "rows": len(rows), "solve": solve,
-                                    "refine": len(rows) - solve})
+    # The rows come last: run.sh takes a file that exists for a stage that has finished.
+    envs.add_metrics(args.metrics, {
+        "stage": "select", "iteration": records[0]["iteration"],
+        "seconds": round(time.time() - started, 1), **counts,
+        "rows": len(rows), "solve": solve, "refine": len(rows) - solve})
     envs.write_whole(args.pool_out, "".join(map(envs.dump, pool)))
     if not rows:
-        envs.fail(f"no task is solved yet, so there is nothing to learn from (easier tasks, more --num-samples, or a "
-                  f"larger --model; the pool is in {args.pool_out})")
+        envs.fail("no task is solved yet, so there is nothing to learn from (easier tasks, more "
+                  f"--num-samples, or a larger --model; the pool is in {args.pool_out})")
     envs.write_whole(args.out, "".join(map(envs.dump, rows)))
-    print(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now ({counts['solved_new']} new), "
-          f"{counts['solved_pool']} in the pool of {len(pool):,}; {solve:,} solve + {len(rows) - solve:,} refine rows "
-          f"-> {args.out}")
+    print(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now "
+          f"({counts['solved_new']} new), {counts['solved_pool']} in the pool of {len(pool):,}; "
+          f"{solve:,} solve + {len(rows) - solve:,} refine rows -> {args.out}")
 
 
 if __name__ == "__main__":
