@@ -7,8 +7,10 @@
     U1  (kind "solve")    the n1 = min(N1, max(1, |P+| - 1)) best positives:      x       -> a+
     U2  (kind "refine")   n2 = min(N2, |P+| - n1, |P-|): the lowest-ranked positives
                           with the highest-ranked (confident and wrong) negatives: (x, a-) -> a+
-    keep                  ours, --n3 (0: the article): the n3 = min(N3, |P+|) best positives as
-                          their own drafts, "return it as it is":                  (x, a+) -> a+
+    ours, off by default  --reuse: n2 = min(N2, |P-|), so a task with a single right program has
+                          mistakes to learn from, too; positives of U1 serve again
+                          --n3: the n3 = min(N3, |P+|) best positives as their own drafts,
+                          "return it as it is":                                    (x, a+) -> a+
 
 Worked example, N1 = 10, N2 = 2: |P+| = 4 and |P-| = 3 give n1 = 3 and n2 = 1, so the fourth
 positive is paired with the first negative. A single positive is always learned from (n1 = 1) and
@@ -133,16 +135,22 @@ def split_pool(pool, order: str = "self-reward", seed: int = 0) -> dict:
 
 # ------------------------------------------------------------------------------- Training rows --
 
-def training_rows(positives, negatives, n1_max: int, n2_max: int, n3_max: int = 0) -> list[dict]:
-    """U1, U2 and the rows that keep what is right, of one task, as prompt-completion rows."""
+def training_rows(positives, negatives, n1_max, n2_max, n3_max=0, reuse=False) -> list[dict]:
+    """U1, U2 and the rows that keep what is right, of one task, as prompt-completion rows.
+
+    positives, negatives   P+ and P- of the task, each in the order of its ranks
+    """
     if not positives:
         return []
     n1 = min(n1_max, max(1, len(positives) - 1))
     n2 = max(0, min(n2_max, len(positives) - n1, len(negatives)))
-    return ([solve_row(good) for good in positives[:n1]]
-            + [refine_row(good, bad)
-               for good, bad in zip(positives[len(positives) - n2:], negatives[:n2])]
-            + [refine_row(good, good) for good in positives[:n3_max]])
+    rows = [solve_row(good) for good in positives[:n1]]
+    rows += [refine_row(good, bad)
+             for good, bad in zip(positives[len(positives) - n2:], negatives[:n2])]
+    if reuse:  # the mistakes that are left, from the lowest-ranked positive upwards, in turns
+        rows += [refine_row(positives[-1 - place % len(positives)], negatives[place])
+                 for place in range(n2, min(n2_max, len(negatives)))]
+    return rows + [refine_row(good, good) for good in positives[:n3_max]]
 
 
 def solve_row(good: dict) -> dict:
@@ -169,7 +177,8 @@ def parse_args(argv=None):
     add("--out", required=True, help="training rows to write")
     add("--n1", type=int, default=10, help="N1, most positives per task to learn from (web: 2)")
     add("--n2", type=int, default=2, help="N2, most mistakes per task to learn from")
-    add("--n3", type=int, default=0, help="most right programs per task to learn to keep, as drafts")
+    add("--reuse", action="store_true", help="mistakes may be paired with positives of U1 again")
+    add("--n3", type=int, default=0, help="N3, most right programs per task to learn to keep")
     add("--all-positives", action="store_true", help="learn from all of P+ and no mistakes (RFT)")
     add("--rank", choices=("self-reward", "random"), default="self-reward",
         help="how P+ and P- are sorted, and which of two right programs is superior")
@@ -227,7 +236,7 @@ def main(argv=None):
         if args.all_positives:
             rows += map(solve_row, positives)
         else:
-            rows += training_rows(positives, negatives, args.n1, args.n2, args.n3)
+            rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
     counts = pool_counts(records, kept, before, pool)
     solve = sum(row["kind"] == "solve" for row in rows)
     # The rows come last: run.sh takes a file that exists for a stage that has finished.

@@ -172,6 +172,28 @@ def test_u2_pairs_the_lowest_positives_with_the_highest_negatives(tmp_path):
     assert rows[2]["prompt"] == envs.refine_prompt(record("", 0, 0), "n0 = 1")
 
 
+def test_reuse_pairs_mistakes_with_positives_of_u1_again(tmp_path):
+    """|P+| = 1: the article has no mistake row. With --reuse n0 and n1 both meet the only positive.
+
+    |P+| = 2, N1 = 10: n2 = 1 by the article, n0 -> p1; the second mistake, n1, meets p0.
+    """
+    for positives, partners in ((1, ("p0", "p0")), (2, ("p1", "p0"))):
+        _, _, rows, _ = run(tmp_path, many(positives, 3))
+        assert sum(row["kind"] == "refine" for row in rows) == positives - 1
+        _, _, rows, _ = run(tmp_path, many(positives, 3), "--reuse")
+        refine = [row for row in rows if row["kind"] == "refine"]
+        assert [row["completion"][:2] for row in refine] == list(partners)
+        assert ["n0 = 1" in refine[0]["prompt"], "n1 = 1" in refine[1]["prompt"]] == [True, True]
+
+
+def test_n3_keeps_what_is_right(tmp_path):
+    """The best positive as its own draft: return it as it is."""
+    _, _, rows, _ = run(tmp_path, many(3, 0), "--n3", 1)
+    keep = [row for row in rows if row["kind"] == "refine"]
+    assert [row["completion"] for row in keep] == ["p0 = 1\n```"]
+    assert keep[0]["prompt"] == envs.refine_prompt(record("", 0, 0), "p0 = 1")
+
+
 def test_the_articles_numbers_are_the_defaults(tmp_path):
     """N1 = 10, N2 = 2."""
     _, _, rows, metrics = run(tmp_path, many())
