@@ -1,6 +1,7 @@
 """Tasks: word problems from templates, importers of public data sets, the commands make and import."""
 import ast
 import collections
+import itertools
 import json
 import random
 import re
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
+from nanoenvisions import importers, templates  # noqa: E402
 
 TEMPLATES = json.loads((ROOT / "data" / "math_templates.json").read_text())
 
@@ -43,35 +45,55 @@ def test_a_template_worked_by_hand():
     template = {"id": "t", "steps": 1, "texts": ["{girl} has {a} {fruit}, not {fruit2}. She eats {b}."],
                 "numbers": {"a": [7, 7], "b": [4, 4]}, "answer": "a - b"}
     lists = {"girl": ["Mia", "Mia"], "fruit": ["figs", "figs"]}
-    assert envs.fill_template(template, lists, random.Random(0)) == (
+    assert templates.fill_template(template, lists, random.Random(0)) == (
         "Mia has 7 figs, not figs. She eats 4.", 3, {"a": 7, "b": 4})
 
 
 def test_numbers_that_would_be_right_by_chance_are_not_drawn():
     template = {"id": "t", "steps": 1, "texts": ["{a} {b}"], "answer": "a - b"}
     for a, b in [(4, 2), (3, 3)]:  # 4 - 2 is one of the numbers; 3 and 3 cannot be told apart
-        assert envs.fill_template({**template, "numbers": {"a": [a, a], "b": [b, b]}}, {}, random.Random(0)) is None
+        assert templates.fill_template({**template, "numbers": {"a": [a, a], "b": [b, b]}}, {}, random.Random(0)) is None
 
 
 def test_expressions_are_arithmetic_only():
-    assert envs.evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) == 4
-    assert envs.evaluate("a > b and (a - b) % c == 0", {"a": 9, "b": 3, "c": 2})
+    assert templates.evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) == 4
+    assert templates.evaluate("a > b and (a - b) % c == 0", {"a": 9, "b": 3, "c": 2})
     for attack in ["__import__('os')", "a.real", "[a]", "exit()", "lambda: a", "ab"]:
         with pytest.raises((SyntaxError, NameError)):
-            envs.evaluate(attack, {"a": 1})
+            templates.evaluate(attack, {"a": 1})
+
+
+def kind(held_out):
+    """Templates of one kind: False known, True unseen, "formula" a new formula."""
+    return [one for one in TEMPLATES["templates"] if one.get("held_out", False) == held_out]
+
+
+def same_formula(one, other):
+    """Whether two templates ask for the same calculation, whatever their letters and its order."""
+    names, others = sorted(one["numbers"]), sorted(other["numbers"])
+    rng = random.Random(0)
+    draws = [[rng.randint(2, 999) for _ in names] for _ in range(5)]
+    return len(names) == len(others) and any(
+        all(templates.evaluate(one["answer"], dict(zip(names, draw))) == pytest.approx(
+            templates.evaluate(other["answer"], dict(zip(order, draw)))) for draw in draws)
+        for order in itertools.permutations(others))
 
 
 def test_enough_templates_of_each_kind():
-    templates = TEMPLATES["templates"]
-    held_out = [template for template in templates if template.get("held_out")]
-    assert len(templates) >= 48 and len(held_out) >= 12
-    assert len({template["id"] for template in templates}) == len(templates)
-    for group in (held_out, [template for template in templates if template not in held_out]):
+    every = TEMPLATES["templates"]
+    assert len(kind(False)) >= 36 and len(kind(True)) >= 12 and len(kind("formula")) >= 6
+    assert len({template["id"] for template in every}) == len(every)
+    for group in (kind(False), kind(True)):
         steps = [template["steps"] for template in group]
         assert steps.count(1) >= len(steps) / 2 and steps.count(2) >= len(steps) / 4 and 3 in steps
-    # the unseen ones ask for nothing new: each of their operations, in the same form, is asked somewhere in training
-    assert {template["answer"] for template in held_out} <= {
-        template["answer"] for template in templates if not template.get("held_out")}
+
+
+def test_unseen_templates_have_trained_formulas_and_the_third_group_has_none():
+    """In the group "unseen" the story alone is new, in "new formula" the calculation is, too."""
+    for template in kind(True):
+        assert any(same_formula(template, known) for known in kind(False)), template["id"]
+    for template in kind("formula"):
+        assert not any(same_formula(template, known) for known in kind(False)), template["id"]
 
 
 @pytest.mark.parametrize("template", TEMPLATES["templates"], ids=lambda template: template["id"])
@@ -81,12 +103,12 @@ def test_each_template_is_sound(template):
     filled = 0
     for text in template["texts"]:
         for seed in range(300):
-            one = envs.fill_template({**template, "texts": [text]}, TEMPLATES["lists"], random.Random(seed))
+            one = templates.fill_template({**template, "texts": [text]}, TEMPLATES["lists"], random.Random(seed))
             if one is None:
                 continue
             filled += 1
             question, answer, numbers = one
-            assert answer > 0 and answer < 1000 and "{" not in question and 8 <= len(question.split()) <= 32
+            assert 0 < answer < 1300 and "{" not in question and 8 <= len(question.split()) <= 32
             # every number that the answer needs stands in the question, as the reader sees it
             stated = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", question)]
             assert all(numbers[name] in stated for name in re.findall(r"[a-z]", template["answer"]))
@@ -106,6 +128,13 @@ def test_make_is_deterministic_and_only_adds_when_asked_for_more(tmp_path):
     more, other = make(tmp_path / "c", "--num", 120), make(tmp_path / "d", "--num", 50, "--seed", 1)
     assert few == again and more[:50] == few
     assert not {task["id"] for task in few} & {task["id"] for task in other}
+    # another seed: other templates in turn, and other numbers in the same template
+    assert sum(one["template"] == two["template"] for one, two in zip(few, other)) < 15
+    alone = tmp_path / "alone.json"
+    alone.write_text(json.dumps({**TEMPLATES, "templates": TEMPLATES["templates"][:1]}))
+    first, second = (make(tmp_path / "out", "--num", 9, "--templates", alone, "--seed", seed)
+                     for seed in (0, 1))
+    assert not {task["question"] for task in first} & {task["question"] for task in second}
     assert len({task["id"] for task in more}) == len({task["question"] for task in more}) == 120
     assert re.fullmatch(r"math/train/s0/0007-[a-z-]+", few[7]["id"])
     assert set(few[0]) >= {"id", "env", "question", "answer", "group", "level", "template"}
@@ -119,10 +148,11 @@ def test_train_and_test_share_no_question_and_no_held_out_template(tmp_path):
     digits = [{(task["template"], *sorted(re.findall(r"[\d.]*\d", task["question"]))) for task in tasks}
               for tasks in (train, test)]
     assert not digits[0] & digits[1]
-    held_out = {template["id"] for template in TEMPLATES["templates"] if template.get("held_out")}
-    assert not {task["template"] for task in train} & held_out
-    for task in test:
-        assert (task["group"] == "unseen") == (task["template"] in held_out)
+    groups = {"known": kind(False), "unseen": kind(True), "new formula": kind("formula")}
+    names = {group: {one["id"] for one in some} for group, some in groups.items()}
+    assert {task["template"] for task in train} <= names["known"]
+    assert all(task["template"] in names[task["group"]] for task in test)
+    assert {task["group"] for task in test} == set(groups)
 
 
 def test_templates_take_turns(tmp_path):
@@ -133,14 +163,22 @@ def test_templates_take_turns(tmp_path):
     assert collections.Counter(task["level"] for task in train) == {1: 140, 2: 50, 3: 10}
     first = [task["template"] for task in train if task["level"] == 1][:2 * len(one_step)]
     assert sorted(first) == sorted(one_step + one_step)
-    test = make(tmp_path / "test", "--num", 28, "--split", "test")
-    assert [task["group"] for task in test].count("unseen") == 14
-    no_unseen = make(tmp_path / "test", "--num", 9, "--split", "test", "--unseen", 0)
-    assert {task["group"] for task in no_unseen} == {"known"}
+
+
+def test_the_groups_of_a_test_take_turns(tmp_path):
+    """A fifth has new formulas; of the rest half is known, half unseen; the shares can be changed."""
+    def groups(*flags):
+        tasks = make(tmp_path / "test", "--num", 30, "--split", "test", *flags)
+        return collections.Counter(task["group"] for task in tasks), tasks
+    counted, tasks = groups()
+    assert counted == {"known": 12, "unseen": 12, "new formula": 6}
+    assert {task["group"] for task in tasks[:5]} == set(counted)  # spread evenly, not in blocks
+    assert groups("--unseen", 0, "--new-formula", 0)[0] == {"known": 30}
+    assert groups("--unseen", 1, "--new-formula", 0.5)[0] == {"unseen": 15, "new formula": 15}
 
 
 def test_examples_run_and_their_drafts_are_faulty():
-    examples = envs.Math.examples({})
+    examples = envs.ENVS["math"].examples({})
     for example, answer in zip(examples, (9, 65, 9, 35, 40), strict=True):
         scope = {}
         exec(example["program"], scope)
@@ -184,7 +222,8 @@ MATH = [{"problem": "p", "solution": solution} for solution in (
     r"$\boxed{\frac{\sqrt{3}}{2}}$", r"$\boxed{(1,2)}$", "no box", r"$\boxed{1\frac12}$")]
 FILES = {  # format: (file name, its text, the answers)
     "gsm8k": ("g.jsonl", '{"question": "q", "answer": "2 * 600 = 1200\\n#### 1,200"}\n\n'
-                         '{"question": "q", "answer": "#### -3"}\n', [1200, -3]),
+                         '{"question": "q", "answer": "#### -3"}\n'
+                         '{"question": "q", "answer": "#### 7\\nno: 2 + 6\\n#### 8"}\n', [1200, -3, 8]),
     "gsm-hard": ("h.jsonl", '{"input": "q", "code": "def ...", "target": -7184.5}\n', [-7184.5]),
     "svamp": ("s.json", '[{"Body": "I had 5 figs.", "Question": "How many?", "Answer": 5.0}]', [5]),
     "asdiv": ("a.xml", ASDIV, [9]),
@@ -226,7 +265,7 @@ def test_import_reads_the_folder_of_math_and_heeds_limit(tmp_path):
     (r"\frac{12}5", 2.4), ("3:2", None), ("1,2", None), (r"1\frac{1}{2}", None), (r"\frac134", None), ("nan", None),
     ("True", None), ("", None), ("2^{10}", None), (r"1\text{ and }2", None), ("1/0", None)])
 def test_numbers_as_answers_state_them(text, number):
-    assert envs.plain_number(text) == number
+    assert importers.plain_number(text) == number
 
 
 @pytest.mark.parametrize("form, text, words", [
