@@ -97,7 +97,7 @@ def parse_program(text: str) -> str:
     >>> parse_program("Sure:\\n```python\\nanswer = 1\\n```\\nDone.")
     'answer = 1'
     """
-    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
     before, *blocks = re.split(r"^[ \t]*```", text, flags=re.MULTILINE)
     if blocks:
         # The first fence opens a block if nothing stands before it, or if it is not indented and

@@ -4,6 +4,7 @@ May import the standard library only, so that every stage starts at once.
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -192,7 +193,8 @@ def write_whole(path, text: str):
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         fail(f"{path}: {error.strerror} (free some space, or choose another place)")
 
 
