@@ -32,8 +32,9 @@ NUMBER = ("a finite number", is_number)
 FIELD_RULES = {"id": TEXT, "env": TEXT, "question": TEXT, "program": TEXT, "reference": TEXT,
                "source": TEXT, "prompt": TEXT, "completion": TEXT, "iteration": COUNT,
                "candidate": COUNT, "tokens": COUNT, "logprob": NUMBER, "self_reward": NUMBER,
-               "level": NUMBER, "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}
-OPTIONAL = ("logprob", "self_reward", "tokens")  # may also be null: programs come from elsewhere, too
+               "level": NUMBER,
+               "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}
+OPTIONAL = ("logprob", "self_reward", "tokens")  # may be null: programs come from elsewhere, too
 
 
 def fail(message: str):
@@ -43,7 +44,8 @@ def fail(message: str):
 
 # ------------------------------------------------------------------------------------ Reading --
 
-def read_jsonl(path, require=(), limit=None, allow_empty=False, check=lambda record: None) -> list[dict]:
+def read_jsonl(path, require=(), limit=None, allow_empty=False,
+               check=lambda record: None) -> list[dict]:
     """All records of a JSON Lines file, each with the fields of `require`.
 
     check(record) says what is wrong with a record, or None.
@@ -210,7 +212,7 @@ def fingerprint(*paths) -> str:
 
 
 def add_metrics(path, row: dict):
-    """Put one row into metrics.jsonl, in place of an earlier row of the same stage and iteration."""
+    """Put a row into metrics.jsonl, in place of an earlier one of the same stage and iteration."""
     if path is None:
         return
     def key(one): return one.get("stage"), one.get("iteration")

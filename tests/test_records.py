@@ -355,7 +355,7 @@ def test_what_is_a_program_is_not_parsed_further():
 
 
 @pytest.mark.parametrize("part", [
-    "\n", " ", "\t", "\r", "`", "```\n", " ```\n", "\n ", "x ", "\ufeff", "```python\n", "\n    ```"])
+    "\n", " ", "\t", "\r", "`", "x ", "\n ", "\ufeff", "```\n", " ```\n", "```python\n", "\n    ```"])
 def test_hostile_texts_take_no_time(part):
     text = (part * 20_000)[:20_000]
     started = time.process_time()
