@@ -96,6 +96,18 @@ def test_dead_code_makes_no_second_solution_and_is_not_taught(tmp_path):
     assert [(one["program"], one["sampled"], one["self_reward"]) for one in pool] == [(clean, junk, -0.2)]
     assert [row["completion"] for row in rows] == [clean + "\n```"]
     assert metrics["positives"] == 1 and metrics["tidied"] == 1
+    # a wrong program is tidied, too, but the count is of what is right
+    wrong = record("def solution():\n    return 7\n    return 8", 0, -0.1, candidate=3)
+    _, pool, _, metrics = run(tmp_path, [record(junk, 1, -0.2), wrong])
+    assert "sampled" in pool[1] and metrics["tidied"] == 1
+
+
+def test_the_pools_doubles_stay_one_over_iterations(tmp_path):
+    """The likelier of the two stands, whichever came first; the place in the file stays."""
+    before = [record("x = 2", 1, -0.5), record("y = 2", 1, -0.9, candidate=1)]
+    now = [record("x = 2", 1, -0.7, iteration=1), record("y = 2", 1, -0.1, iteration=1, candidate=1)]
+    _, pool, _, _ = run(tmp_path, now, pool=before)
+    assert [(one["program"], one["self_reward"]) for one in pool] == [("x = 2", -0.5), ("y = 2", -0.1)]
 
 
 def test_an_error_is_not_mended_by_tidying():
@@ -170,6 +182,17 @@ def test_u2_pairs_the_lowest_positives_with_the_highest_negatives(tmp_path):
     assert "n0 = 1" in rows[2]["prompt"] and "n1 = 1" in rows[3]["prompt"]
     assert rows[0]["prompt"] == "Question: What is 1 + 1?\n```python\n"
     assert rows[2]["prompt"] == envs.refine_prompt(record("", 0, 0), "n0 = 1")
+    assert {row["id"] for row in rows} == {"t1"}
+
+
+@pytest.mark.parametrize("negatives, n2, pairs", [
+    (1, 2, [("p5", "n0")]),  # one mistake: the very lowest positive learns from it
+    (3, 1, [("p5", "n0")]), (3, 3, [("p3", "n0"), ("p4", "n1"), ("p5", "n2")]), (3, 0, [])])
+def test_u2_starts_from_the_lowest_positive(tmp_path, negatives, n2, pairs):
+    _, _, rows, _ = run(tmp_path, many(6, negatives), "--n1", 2, "--n2", n2)
+    refine = [row for row in rows if row["kind"] == "refine"]
+    assert [row["completion"][:2] for row in refine] == [good for good, _ in pairs]
+    assert all(f"{bad} = 1" in row["prompt"] for row, (_, bad) in zip(refine, pairs))
 
 
 def test_reuse_pairs_mistakes_with_positives_of_u1_again(tmp_path):
@@ -227,6 +250,9 @@ def test_random_ranking_is_seeded_and_another_for_each_task(tmp_path):
     first, second = orders(0)
     assert first != second and sorted(first) == sorted(second)
     assert orders(0, "self-reward")[0] == [f"p{i} = 1" for i in range(8)]
+    # P+ and P- are shuffled apart from each other, else p and n of one rank would meet again
+    (right, wrong), = select.split_pool(many(8, 8), "random").values()
+    assert [one["program"][1:] for one in right] != [one["program"][1:] for one in wrong]
 
 
 def test_the_flag_rank_reaches_the_rows_and_seed_the_order(tmp_path):
@@ -238,12 +264,17 @@ def test_the_flag_rank_reaches_the_rows_and_seed_the_order(tmp_path):
 
 
 def test_without_r_chance_decides_between_two_right_programs(tmp_path):
-    """The rewrites are all likelier: with r they are kept, all 40; without it, about half."""
+    """The rewrites are all likelier: with r they are kept, all 40; without it, about half.
+
+    Which half says the seed.
+    """
     records = [record(f"{name} = {k}", 1, r, source, candidate=k)
                for k in range(40) for name, r, source in (("a", -0.9, "explore"), ("b", -0.1, "refine"))]
     for flags, least, most in (((), 40, 40), (("--rank", "random"), 8, 32)):
         _, pool, _, _ = run(tmp_path, records, *flags)
         assert least <= sum(one["program"].startswith("b") for one in pool) <= most
+    pools = [run(tmp_path, records, "--rank", "random", "--seed", seed)[1] for seed in (0, 0, 1)]
+    assert pools[0] == pools[1] != pools[2]
 
 
 # ---- the numbers ------------------------------------------------------------------------------
@@ -253,6 +284,7 @@ def test_metrics_by_hand(tmp_path):
     before = [record("a = 1", 1, -0.4, task="a"), record("c = 1", 1, -0.2, task="c"),
               record("e = 1", 1, -0.6, task="e")]
     now = [record("a = 2", 1, -0.2, task="a", iteration=1), record("b = 1", 0, -1.0, task="b", iteration=1),
+           record("a = 2", 1, -0.3, "refine", task="a", iteration=1, reference="a = 2"),
            record("b = 2", 1, -0.1, "refine", task="b", iteration=1, reference="b = 1"),
            record("c = 2", 0, -2.0, task="c", iteration=1), record("d = 1", 0, -3.0, task="d", iteration=1),
            record("d = 1", 0, -0.1, "refine", task="d", iteration=1, reference="d = 1")]
@@ -263,13 +295,15 @@ def test_metrics_by_hand(tmp_path):
     # P+ = a1 a2 b2 c1 e1, P- = c2 d1 (b1 gave way to its rewrite)
     assert (row["pool"], row["positives"], row["negatives"]) == (7, 5, 2)
     assert row["margin"] == round((-0.4 - 0.2 - 0.1 - 0.2 - 0.6) / 5 + (2.0 + 3.0) / 2, 4)
-    assert row["solutions_per_solved_task"] == 1.25 and row["copies"] == 0.5
+    # copies: a and d of the three rewrites
+    assert row["solutions_per_solved_task"] == 1.25 and row["copies"] == 0.6667
 
 
 def test_constants_are_counted(tmp_path):
-    """`return 2` states the answer, `return 1 + 1` computes it."""
+    """`return 2` states the answer, `return 1 + 1` computes it; wrong ones do not count."""
     _, _, _, row = run(tmp_path, [record("def solution():\n    return 2", 1, -0.1, candidate=0),
-                                  record("def solution():\n    return 1 + 1", 1, -0.1, candidate=1)])
+                                  record("def solution():\n    return 1 + 1", 1, -0.1, candidate=1),
+                                  record("def solution():\n    return 3", 0, -0.1, candidate=2)])
     assert row["constants"] == 0.5
 
 
@@ -306,8 +340,13 @@ def test_bad_values_are_named(tmp_path, field, value, message):
     assert done.stderr.count("\n") == 1
 
 
-def test_limit(tmp_path):
-    assert len(run(tmp_path, many(4, 0), "--limit", 2)[1]) == 2
+def test_several_files_are_one_and_limit_counts_over_all(tmp_path):
+    files = [write(tmp_path / task, many(2, 0, task)) for task in "abc"]
+    for flags, tasks in (((), "aabbcc"), (("--limit", 3), "aab"), (("--limit", 2), "aa")):
+        done = run_stage("select", "--in", *files, "--pool-out", tmp_path / "pool", "--out",
+                         tmp_path / "sft", *flags)
+        assert done.returncode == 0, done.stderr
+        assert "".join(one["id"] for one in envs.read_jsonl(tmp_path / "pool")) == tasks
 
 
 @pytest.mark.parametrize("flags", [("--n1", 0), ("--n1", -1), ("--n2", -1), ("--limit", 0), ("--n4", 1)])
