@@ -1,0 +1,13 @@
+# Defaults of ENV=web: the embedded model on two CPU cores. run.sh reads this file and says what
+# each setting may be. A setting from outside comes first: `: "${NAME:=value}"` only fills it in.
+: "${ITERS:=2}"            # iterations
+: "${NUM_TRAIN:=100}"      # training tasks in each iteration, every time on new seeds
+: "${NUM_TEST:=104}"       # held-out tasks: thirteen pages in eight seeds
+: "${NUM_SAMPLES:=5}"      # K, programs a task
+: "${MAX_NEW_TOKENS:=80}"  # longest program
+: "${EPOCHS:=2}"           # passes over the training rows
+: "${N1:=2}"               # most positives a task to learn from, as in the article
+: "${ENOUGH:=0}"           # no curriculum
+: "${FEW_SHOT:=0.4}"       # share of an unsolved task's samples that keep examples
+: "${AGAIN:=1}"            # solved tasks are all explored again
+: "${TEMPERATURE:=1.0}"    # of sampling after iteration 0

@@ -1,0 +1,78 @@
+# What run.sh needs before its loop: settings, the virtual environment, one run per folder.
+# Read by run.sh (". nanoenvisions/setup.sh"), not to be started by itself.
+
+die() { echo "run.sh: $*" >&2; exit 1; }
+
+# setting NAME DEFAULT KIND: the environment variable NAME, or else DEFAULT; it must be of KIND.
+# Checked before anything is written, so that a typo leaves nothing behind.
+names=()
+setting() {
+  local value="${!1-$2}" valid words digits='[0-9]+\.?[0-9]*|\.[0-9]+'
+  local positive='0*\.0*[1-9][0-9]*|0*[1-9][0-9]*(\.[0-9]*)?'
+  [ "$3" = text ] || value="${value:-$2}"  # an empty text is a value: it takes a default away
+  case "$3" in
+    text)   valid='.*'                          words="" ;;
+    name)   valid='[A-Za-z][A-Za-z0-9_-]*'      words="a name" ;;
+    whole)  valid='0|[1-9][0-9]{0,8}'           words="a whole number from 0 on" ;;
+    count)  valid='[1-9][0-9]{0,8}'             words="a whole number from 1 on" ;;
+    number) valid="$digits"                     words="a number from 0 on" ;;
+    share)  valid='0?\.[0-9]+|[01]\.0*|[01]'    words="a number from 0 to 1" ;;
+    rate)   valid="($positive)([eE]-?[0-9]+)?"  words="a number above 0, such as 2e-4" ;;
+    *)      valid="$3"                          words="one of ${3//|/, }" ;;
+  esac
+  [[ "$value" =~ ^($valid)$ ]] || die "$1=$value is not ${words}"
+  printf -v "$1" %s "$value"
+  names+=("$1")
+}
+
+# takes NAME SCRIPT FLAGS...: dies if the script would refuse these flags, which setting NAME holds
+takes() {
+  local name="$1" said; shift
+  said="$("$PYTHON" -W ignore -c 'import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0])["parse_args"](sys.argv[1:])' "$@" 2>&1 > /dev/null)" ||
+    die "$name: ${said##*$'\n'}"
+}
+
+# set_up FILES...: a virtual environment in .venv with pinned packages, once
+set_up() {
+  local file stamp
+  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$PYTHON is $("$PYTHON" -V 2>&1), but 3.11 or newer is needed (set PYTHON to one)"
+  for file in "$@"; do
+    stamp=".venv/installed-${file//\//-}"
+    cmp -s "$file" "$stamp" && continue
+    .venv/bin/python -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv --clear .venv ||
+      die "cannot make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+    echo "run.sh: installing $file into .venv (some minutes, once)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" ||
+      die "pip failed, see above"
+    cp "$file" "$stamp"
+  done
+  PYTHON=.venv/bin/python
+}
+
+# one_run: one run in $OUT at a time, and always with the same settings
+one_run() {
+  local name settings="" changed
+  mkdir -p "$OUT" || die "OUT=$OUT cannot be written to"
+  if command -v flock > /dev/null; then  # a stage may outlive a run.sh that was killed: wait for it
+    exec 9> "$OUT/.lock"
+    flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
+  fi
+  for name in "${names[@]}"; do
+    case "$name" in
+      OUT | PYTHON | SETUP) ;;
+      ITERS) [ "$new_tasks" = 0 ] || settings+="ITERS=$ITERS"$'\n' ;;  # all tasks are made at first
+      *) settings+="$name=${!name}"$'\n' ;;
+    esac
+  done
+  if [ -e "$OUT/settings" ]; then
+    changed="$(diff <(printf %s "$settings") "$OUT/settings" |
+               sed -n 's/^> /was /p; s/^< /now /p' | tr '\n' ';')" || true
+    [ -z "$changed" ] ||
+      die "$OUT was begun with other settings: ${changed%;} (use these, or another OUT)"
+  else
+    printf %s "$settings" > "$OUT/settings.tmp" && mv "$OUT/settings.tmp" "$OUT/settings"
+  fi
+}
