@@ -6,6 +6,7 @@ A link such as [`generate`](explore.py#L40) is a promise: line 40 defines genera
 that moves functions, --fix mends all of them; what no longer exists it names.
 """
 import ast
+import doctest
 import functools
 import os
 import re
@@ -27,7 +28,7 @@ README_LINES, FILE_LINES, COLUMNS = 200, 400, 100
 # Programs of others whose flags and variables the pages may name.
 FOREIGN = ("docker", "apt-get", "pip", "git", "playwright", "pytest", "nsjail")
 FOREIGN_NAMES = {"OMP_NUM_THREADS", "CHROMIUM", "HF_HUB_OFFLINE", "HF_HOME", "TMPDIR", "PYTHONHASHSEED",
-                 "CUDA_VISIBLE_DEVICES", "IMAGE", "FILE", "PWD", "FOLDER", "STAGE", "OUT"}
+                 "CUDA_VISIBLE_DEVICES", "PIP_EXTRA_INDEX_URL", "IMAGE", "FILE", "PWD", "FOLDER", "STAGE", "OUT"}
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -126,9 +127,9 @@ def test_a_link_that_has_moved_is_noticed(tmp_path):
             ("`code.py`", "code.py", True), ("code", "gone.py", False), ("code", "code.py#L1", False),
             ("title", "#a-title-with-signs", True), ("title", "page.md#another", False)):
         assert (link_fault(page, text, target) is None) == good, (text, target)
-    page.write_text("[`one`](code.py#L9) [`gone`](code.py#L9) [code](code.py)\n")
+    page.write_text("[`one`](code.py#L9) [`gone`](code.py#L9)\n```\nx[`one`](code.py)\n```\n")
     assert fix(page) == ["[`gone`](code.py#L9): code.py does not define gone"]
-    assert page.read_text() == "[`one`](code.py#L1) [`gone`](code.py#L9) [code](code.py)\n"
+    assert page.read_text() == "[`one`](code.py#L1) [`gone`](code.py#L9)\n```\nx[`one`](code.py)\n```\n"
 
 
 @pages
@@ -150,7 +151,8 @@ def fix(page: Path) -> list[str]:
         if fault := link_fault(page, text, target):
             faults.append(f"{whole}: {fault}")
         return whole
-    page.write_text(LINK.sub(mend, page.read_text()))
+    parts = re.split(r"(^```.*?^```)", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    page.write_text("".join(part if part.startswith("```") else LINK.sub(mend, part) for part in parts))
     return faults
 
 
@@ -265,6 +267,16 @@ def test_commands_with_a_wrong_word_are_noticed():
         assert (command_fault(command) is None) == good, command
 
 
+@pages
+def test_examples_give_what_they_say(page, monkeypatch):
+    """Python blocks with >>> are run from the repository."""
+    monkeypatch.chdir(ROOT)
+    for language, body in FENCE.findall(page.read_text()):
+        if language == "python" and ">>>" in body:
+            example = doctest.DocTestParser().get_doctest(body, {}, page.name, page.name, 0)
+            assert example.examples and not doctest.DocTestRunner().run(example).failed
+
+
 def test_every_stage_has_a_help_that_teaches():
     """Which stage, the article's formula, the command; and words about each flag."""
     formula = {"explore": "a_k ~ p_t(. | x)", "refine": "ã_k ~ p_t(. | x, a_k)", "reward": "b_k = 1[y_k = y]",
@@ -274,7 +286,7 @@ def test_every_stage_has_a_help_that_teaches():
         assert f"Stage {number} of 5, {stage}" in text
         assert formula[stage] in " ".join(text.split()), stage
         assert f"python {stage}.py --in" in text
-        silent = re.findall(r"^  (--[\w-]+(?: [A-Z{].*)?)\n(?:  -|$)", text + "\n", re.MULTILINE)
+        silent = re.findall(r"^  (-(?:(?!\S  +\S).)+)\n(?!    )", text + "\n", re.MULTILINE)
         assert not silent, f"{stage}: no word about {silent}"
 
 

@@ -18,9 +18,10 @@ MOST_LINES = 40
 TASK = {"id": "t", "env": "countdown", "question": "Make 17 from 3, 4, 5.", "answer": 17,
         "numbers": [3, 4, 5]}
 RIGHT = ["3 * 4 + 5", "5 + 3 * 4", "(3*4) + 5\n", "(4 * 3 + 5)", "3 * 4 + 5\n```\nand more"]
-WRONG = ["3 + 4 + 5", "4 * 3 - 5", "17", "12 + 5", "3 * 4 + 5 + 3 - 3", "8 + 9", "3 * (4 + 5)"]
-BROKEN = ["3 * 4 +", "3.0 * 4 + 5", "'3' * 4 + 5", "3 * 4 + 5 + True - True", "3 ** 4 - 5", "34 // 2",
-          "abs(3 * 4 + 5)", "(x := 3) * 4 + 5", "[3 * 4 + 5][0]", "print(17)",
+WRONG = ["3 + 4 + 5", "4 * 3 - 5", "17", "12 + 5", "3 * 4 + 5 + 3 - 3", "8 + 9", "3 * (4 + 5)",
+         "3.0 * 4 + 5", "'3' * 4 + 5", "3 * 4 + 5 + True - True"]
+BROKEN = ["3 * 4 +", "3 ** 4 - 5", "34 // 2", "-3 * -4 + 5", "abs(3 * 4 + 5)", "(x := 3) * 4 + 5",
+          "[3 * 4 + 5][0]", "print(17)",
           "__import__('os').system('kill -9 -1')", "(lambda: 17)()", "3 * 4 + 5\nwhile True: pass",
           "1" + "+1" * 50_000, "(" * 50_000 + "17" + ")" * 50_000]
 
@@ -30,8 +31,8 @@ def readme_code() -> tuple[str, str, str]:
     chapter = (ROOT / "README.md").read_text().partition("## A fourth environment")[2]
     chapter = chapter.partition("\n## ")[0]
     name = re.search(r"`(nanoenvisions/\w+\.py)`", chapter)[1]
-    code, line = re.findall(r"^```python\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL)[:2]
-    return name, code, line
+    code = re.search(r"^```python\n(.*?)^```", chapter, re.MULTILINE | re.DOTALL)[1]
+    return name, code, re.search(r"`(from nanoenvisions[^`]*)`", chapter)[1]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,9 @@ def product(tmp_path_factory):
     (copy / name).write_text(code)
     door = copy / "envs.py"
     before, found, after = door.read_text().partition("\nENVS = ")
-    assert found and line.count("\n") == 1, "the README adds one line under ENVS = ... of envs.py"
+    assert found and "\n" not in line, "the README adds one line under ENVS = ... of envs.py"
     known, _, after = after.partition("\n")
-    door.write_text(f"{before}\nENVS = {known}\n{line}{after}")
+    door.write_text(f"{before}\nENVS = {known}\n{line}\n{after}")
     return copy
 
 
@@ -71,7 +72,7 @@ def read(path):
 def test_the_readme_keeps_to_its_size():
     _, code, line = readme_code()
     assert len(code.splitlines()) <= MOST_LINES and max(map(len, code.splitlines())) <= 100
-    assert len(line.splitlines()) == 1
+    assert len(line) <= 100
 
 
 def test_envs_make_knows_it(product, tmp_path):
