@@ -1,6 +1,7 @@
 """The language model: loading it, and running sequences that begin alike in one go.
 
-What sampling (sampler.py) and training (train.py) share. May import records and packages.
+What sampling (sampler.py) and training (train.py) share. May import attention, families, memory,
+packages and records.
 """
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ import os
 import sys
 
 import torch
-import torch.nn.functional as F
 
+from nanoenvisions.attention import attending, prefix_attention
+from nanoenvisions.families import complaint, layer_masks, mention_experts, vocabulary_logits
+from nanoenvisions.memory import is_out_of_memory, total_memory, unpacks
 from nanoenvisions.packages import fetch_package
 from nanoenvisions.records import HERE, fail
 
@@ -55,45 +58,61 @@ def hush():
     transformers_logging.disable_progress_bar()
 
 
-def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = True):
-    """(model, tokenizer). With `merge`, ready to sample: adapter merged, weights unpacked if it fits.
+    """(model, tokenizer), to sample from: with its adapter, and with weights unpacked if they fit.
 
     bits   4: NF4 with double quantisation (QLoRA, arXiv 2305.14314); 16: bfloat16; 32: float32
-    merge  False for training: weights stay packed on a GPU and the caller adds its own adapter
+    merge  False for training: weights stay packed on a GPU, and the caller adds its own adapter
+
+    Unpacked 4-bit weights are still the rounded ones that train.py trains on. Only they can take
+    the adapter in: packed again, the sum would be rounded to 4 bits, and nothing left of it.
     """
-    from transformers import (AttentionInterface, AutoModelForCausalLM, AutoTokenizer,
-                              BitsAndBytesConfig)
+    import transformers
     hush()
-    AttentionInterface.register("prefix_attention", prefix_attention)
-    device, dtype = device or pick_device(), torch.float32 if bits == 32 else torch.bfloat16
+    transformers.AttentionInterface.register("prefix_attention", prefix_attention)
+    name, dtype = name or default_model(), torch.float32 if bits == 32 else torch.bfloat16
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_freed_memory()
-    quantise = dict(quantization_config=BitsAndBytesConfig(
+    quantise = dict(quantization_config=transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype)) if bits == 4 else {}
-    name = name or default_model()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, device_map={"": device},
-                                                     **quantise)
-        # Packed weights would be unpacked at every step, layer by layer: do it once where they fit.
-        if bits == 4 and (device.type == "cpu" or (merge and unpacked_fits(model))):
-            model = model.dequantize()
+        if why := complaint(transformers.AutoConfig.from_pretrained(name)):
+            fail(f"cannot use {name}: {why}")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, device_map={"": device}, **quantise)
+        packed = bits == 4
+        if packed:
+            mention_experts(model)
+        if packed and unpacks(device, merge, model.num_parameters()):
+            model, packed = model.dequantize(), False
         if adapter:
-            from peft import PeftModel
-            model = PeftModel.from_pretrained(model, adapter)
-            if merge:
-                model = model.merge_and_unload()
-    except (OSError, ValueError) as error:
+            model = add_adapter(model, adapter, merged=merge and not packed)
+    except (ImportError, OSError, ValueError) as error:
         fail(f"cannot load {adapter or name}: {str(error).strip().splitlines()[0]} (give a hub "
              "name, a folder made by save_pretrained, or nothing for the embedded model)")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(f"cannot load {name}: it does not fit into {total_memory(device) / 1e9:.0f} GB "
+             "(use a smaller model or --bits 4, or end what else uses this memory)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
+
+
+def add_adapter(model, adapter: str, merged: bool):
+    """The model with the low-rank matrices of a folder: added to its weights, or beside them."""
+    from peft import PeftModel
+    try:
+        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=merged)
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        fail(f"{adapter}: this adapter does not fit the model (give the --model it was trained on)")
+    return model.merge_and_unload() if merged else model.get_base_model()
 
 
 def keep_freed_memory():
@@ -104,10 +123,29 @@ def keep_freed_memory():
         libc.mallopt(-1, 2 ** 31 - 1)  # M_TRIM_THRESHOLD: give nothing back before the end
 
 
-def unpacked_fits(model) -> bool:
-    """Whether bfloat16 weights (2 bytes each) leave at least half of the free GPU memory."""
-    free, _ = torch.cuda.mem_get_info()
-    return 2 * model.num_parameters() < free / 2
+# ------------------------------------------------------------------------------------- Tokens --
+
+def token_ids(tokenizer, texts: list[str]) -> list[list[int]]:
+    """Tokens of prompts. Lone surrogates, which models do write, become "?": no token has them."""
+    return tokenizer([text.encode("utf-8", "replace").decode() for text in texts]).input_ids
+
+
+def completion_ids(tokenizer, prompt: str, completion: str) -> list[int]:
+    """Tokens of a completion as they follow its prompt, which keeps its own.
+
+    Given alone, SentencePiece would put a space before it: a token that is never sampled there.
+    """
+    completion = completion.encode("utf-8", "replace").decode()
+    for before in (prompt[-1:], "\n"):  # "\n" if a token straddles the two
+        together = token_ids_alone(tokenizer, before + completion)
+        first = token_ids_alone(tokenizer, before)
+        if together[:len(first)] == first:
+            return together[len(first):]
+    return token_ids_alone(tokenizer, completion)
+
+
+def token_ids_alone(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
 
 
 # ------------------------------------------------------------------------------------ Packing --
@@ -137,6 +175,7 @@ def collate(bins, device, start: int = 0) -> dict:
         sees its root and itself only, and its positions go on from the root's (from `start` on)
     spans  per branch, in the order of the bins, the flat indices
         (root begin, root end, branch begin, branch end)
+    start; longest: positions of the longest sequence, those before `start` included
     """
     width = max(sum(map(size, one)) for one in bins)
     tokens, positions = torch.zeros(2, len(bins), width, dtype=torch.long)
@@ -159,58 +198,29 @@ def collate(bins, device, start: int = 0) -> dict:
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     seen = (owner[:, :, None] == owner[:, None, :]) & causal
     seen &= (segment[:, None, :] <= 0) | (segment[:, :, None] == segment[:, None, :])
+    longest = 1 + int(positions.max())
     # padding sees itself, so that its softmax is defined
     mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
     return {"tokens": tokens.to(device), "positions": positions.to(device),
-            "mask": mask.to(device), "spans": spans}
+            "mask": mask.to(device), "spans": spans, "start": start, "longest": longest}
 
 
-# ---------------------------------------------------------------------------------- Attention --
-
-def grouped_matmul(rows, matrices, place, largest: int):
-    """rows [B, kv_heads, q, a] x the matrix of their group [groups, kv_heads, a, b] -> [B, kv_heads, q, b].
-
-    Row i is the (place[i] % largest)-th of group place[i] // largest; None: the rows come group by
-    group, `largest` in each. A matrix is read once for all rows of its group, so K samples of a
-    prompt cost the memory traffic of one.
-    """
-    groups, kv_heads, a, b = matrices.shape
-    batch, _, q, _ = rows.shape
-    if place is not None:  # empty places stay 0
-        rows = rows.new_zeros(groups * largest, kv_heads, q, a).index_copy_(0, place, rows)
-    together = rows.view(groups, largest, kv_heads, q, a).transpose(1, 2)
-    together = together.reshape(groups, kv_heads, largest * q, a)
-    out = torch.matmul(together, matrices).view(groups, kv_heads, largest, q, b).transpose(1, 2)
-    out = out.reshape(groups * largest, kv_heads, q, b)
-    return out if place is None else out[place]
+def hidden_states(model, batch: dict, cache=None):
+    """Last hidden states [bins, W, hidden] of a batch of bins, behind the cache's prefix if any."""
+    prefix = torch.arange(batch["start"], device=batch["tokens"].device)
+    keys = torch.cat([prefix.expand(len(batch["tokens"]), -1), batch["positions"]], dim=1)
+    mask = layer_masks(model.config, batch["mask"].to(model.dtype), batch["positions"], keys,
+                       batch["longest"])
+    with attending(cache):
+        return model.get_decoder()(input_ids=batch["tokens"], attention_mask=mask,
+                                   position_ids=batch["positions"], past_key_values=cache,
+                                   use_cache=cache is not None).last_hidden_state
 
 
-def prefix_attention(module, query, key, value, attention_mask, scaling, cache=None, **kwargs):
-    """softmax([q Kp^T, q Kx^T, q K^T] + mask) [Vp; Vx; V]: a row sees the prefix (p), its prompt (x),
-    its own keys. The parts p and x come from the sampler's cache, where there is one.
-
-    query [B, heads, q, d], key and value [B, kv_heads, n, d],
-    mask [B or 1, 1, q, all but the prefix] (0 or -inf)
-    """
-    if kwargs.get("softcap") or kwargs.get("s_aux") is not None:
-        fail("this model's attention has soft-capping or sinks, which is not known here "
-             "(choose another)")
-    batch, heads, length, width = query.shape
-    kv_heads = key.shape[1]
-    rows = heads // kv_heads * length  # heads that share a key-value head: rows of one product
-    if query.device.type == "cpu":  # small float32 products are some twenty times faster there
-        key, value = key.float(), value.float()
-    grouped = (query * scaling).to(key.dtype).reshape(batch, kv_heads, rows, width)
-    shared = cache.shared(module.layer_idx, batch) if cache else []
-    scores = [grouped_matmul(grouped, keys.transpose(2, 3), *where) for keys, _, *where in shared]
-    scores.append(torch.matmul(grouped, key.transpose(2, 3)))
-    sizes = [part.shape[-1] for part in scores]
-    scores = torch.cat(scores, dim=-1) if shared else scores[0]
-    # nothing of the prefix is hidden
-    mask = F.pad(attention_mask, (sum(sizes) - attention_mask.shape[-1], 0))
-    weights = (scores.view(batch, heads, length, -1).float() + mask).softmax(dim=-1).to(value.dtype)
-    weights = weights.view(batch, kv_heads, rows, -1).split(sizes, dim=-1)
-    out = torch.matmul(weights[-1], value)
-    for part, (_, values, *where) in zip(weights, shared):
-        out = out + grouped_matmul(part, values, *where)
-    return out.view(batch, heads, length, width).transpose(1, 2).to(query.dtype), None
+@torch.inference_mode()
+def packed_logits(model, prompts):
+    """For families.self_check: one bin, the prompts' first two tokens its root."""
+    root, branches = prompts[0][:2], [ids[2:] for ids in prompts]
+    batch = collate([[{"root": root, "branches": branches}]], model.device)
+    logits = vocabulary_logits(model, hidden_states(model, batch)[0])
+    return [(ids, logits[begin:end]) for ids, (*_, begin, end) in zip(prompts, batch["spans"])]
