@@ -10,7 +10,7 @@ changing a program:
   4. Each row draws from its own random stream, seeded by its name: whatever else is in the batch,
      it gets the same program, so a killed run continues with the same samples.
 
-May import model, families and records.
+May import attention, families, memory, model and records.
 """
 from __future__ import annotations
 
@@ -141,23 +141,24 @@ class Batch:
     def __init__(self, model, requests, slots: int, seed: int, max_new_tokens: int):
         """requests: [(token ids of a prompt, keys of its rows)]"""
         self.model, self.seed, self.max_new_tokens = model, seed, max_new_tokens
+        self.rows, self.prompts = [], []
         rows = sum(len(keys) for _, keys in requests)
         self.slots = min(slots, rows)
-        self.cache, self.rows, self.prompts = Cache(model), [], []
-        model.set_attn_implementation("prefix_attention")
+        self.places = min(len(requests), self.slots,
+                          math.ceil(SPARE_PROMPTS * self.slots * len(requests) / rows))
         prompts = [ids for ids, _ in requests]
         self.skip = common_prefix(prompts) if len(prompts) > 1 else 0  # tokens of the prefix
-        if self.skip:
-            prefix = [[{"root": prompts[0][:self.skip], "branches": []}]]
-            self.cache.prefix = self.prefill(collate(prefix, model.device))
+        longest = max(map(len, prompts))
+        self.longest = longest + max_new_tokens  # positions there can be
         # in this order, prompts that begin alike come together: see share_roots
         self.waiting = collections.deque(sorted(
             ((ids[self.skip:], keys) for ids, keys in requests), key=lambda request: request[0]))
-        self.places = min(len(requests), self.slots,
-                          math.ceil(SPARE_PROMPTS * self.slots * len(requests) / rows))
-        longest = max(map(len, prompts)) - self.skip
-        self.cache.allocate(model.config, self.places, longest - 1, self.slots, max_new_tokens)
-        self.longest = self.skip + longest + max_new_tokens  # positions there can be
+
+        model.set_attn_implementation("prefix_attention")
+        self.cache = Cache(model, self.places, longest - self.skip - 1, self.slots, max_new_tokens)
+        if self.skip:
+            prefix = [[{"root": prompts[0][:self.skip], "branches": []}]]
+            self.cache.prefix = self.prefill(collate(prefix, model.device))
 
     def prefill(self, batch: dict) -> list[tuple]:
         """Run prompts behind the prefix: keys and values, [bins, kv_heads, W, head_dim] a layer."""
@@ -194,15 +195,9 @@ class Batch:
             self.rows += [Row(key, prompt, random_stream(self.seed, key, self.max_new_tokens))
                           for key in keys]
             index.append([*range(root, root_end), *range(branch, branch_end)])  # its tokens
-        longest = max(map(len, index))
-        if not longest:  # prompts of one token: the first step runs it
-            return
-        index = torch.tensor([one + [0] * (longest - len(one)) for one in index],
-                             device=self.model.device)
-        for layer, pair in enumerate(self.prefill(batch)):
-            for store, new in zip(self.cache.prompts[layer], pair):
-                flat = new.transpose(1, 2).flatten(0, 1)  # [bins * W, kv_heads, head_dim]
-                store[first:len(self.prompts), :, :longest] = flat[index].transpose(1, 2)
+        if longest := max(map(len, index)):  # else prompts of one token: the first step runs it
+            index = torch.tensor([one + [0] * (longest - len(one)) for one in index])
+            self.cache.store(first, index.to(self.model.device), self.prefill(batch))
 
     def logits(self):
         """Run the newest token of every row: [rows, vocabulary]."""

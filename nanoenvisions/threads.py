@@ -3,7 +3,7 @@
 At the end of each parallel loop OpenMP's threads wait for the slowest, and by default they spin:
 on a machine that is busy with other things they burn the very time that the slowest would need.
 Asleep they lose a few microseconds a loop. Two settings, for the two OpenMP libraries that torch is
-built with; what the user has set counts.
+built with; what the user has set counts. May import the standard library only.
 """
 import os
 

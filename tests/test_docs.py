@@ -349,7 +349,7 @@ def test_nothing_in_the_package_imports_a_stage(name):
 def test_a_module_says_what_it_imports(name):
     """Its docstring has `May import ...` with every module of the package that it does import."""
     text = ast.get_docstring(ast.parse((ROOT / name).read_text())) or ""
-    may = re.search(r"May import (.*?)(\.\s|\.$|$)", text, re.DOTALL)
+    may = re.search(r"May import\s", text)
     assert may, "no `May import ...` in the docstring"
     used = {module.removeprefix("nanoenvisions.") for module in imports(ROOT / name)
             if module.startswith("nanoenvisions.")}
