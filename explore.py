@@ -218,9 +218,12 @@ def parse_args(argv=None):
     add_sampling_arguments(parser)
     parser.add_argument("--num-samples", type=int, default=5, help="K, programs per task")
     parser.add_argument("--greedy", action="store_true",
-                        help="evaluation: one program per task, likeliest tokens")
+                        help="one program per task, of the likeliest tokens")
+    parser.add_argument("--eval", action="store_true",
+                        help="evaluation: --greedy, counted as such in --metrics")
     parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
     args = parser.parse_args(argv)
+    args.greedy |= args.eval
     if args.greedy:
         args.num_samples, args.temperature = 1, 0.0
     if args.num_samples < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
@@ -231,7 +234,7 @@ def parse_args(argv=None):
 
 def main(argv=None):
     args = parse_args(argv)
-    stage = "eval-explore" if args.greedy else "explore"
+    stage = "eval-explore" if args.eval else "explore"
     tasks = read_items(args, stage, require=("id", "env", "question"))
 
     def make_prompt(task, k):  # the first samples of a task with a `few_shot` share have examples

@@ -113,7 +113,7 @@ model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")
 # evaluate T: how good is the model that explores in iteration T? Greedy, on held-out tasks.
 evaluate() {
   local eval="$OUT/iter$1/eval.jsonl"
-  stage "$eval.explored" explore.py --in "$OUT/test.jsonl" --out "$eval.explored" --greedy \
+  stage "$eval.explored" explore.py --in "$OUT/test.jsonl" --out "$eval.explored" --eval \
     --iteration "$1" --max-new-tokens "$MAX_NEW_TOKENS" "${adapter[@]}" "${model[@]}" $EXPLORE_FLAGS
   stage "$eval" reward.py --in "$eval.explored" --out "$eval" --eval "${common[@]}" $REWARD_FLAGS
 }
