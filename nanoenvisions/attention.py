@@ -58,7 +58,7 @@ def prefix_attention(module, query, key, value, attention_mask, scaling, softcap
     out = torch.matmul(weights, value)
     for part, (_, values, *where) in zip(shared_weights, shared):
         out = out + grouped_matmul(part, values, *where)
-    return out.view(batch, heads, length, width).transpose(1, 2).to(query.dtype), None
+    return out.view(batch, heads, length, -1).transpose(1, 2).to(query.dtype), None
 
 
 def grouped_matmul(rows, matrices, place, largest: int):
@@ -93,6 +93,11 @@ def cache_dtype(model):
     return torch.float32 if model.device.type == "cpu" else model.dtype
 
 
+def room(like, count: int, length: int):
+    """Space for keys or values [count, kv_heads, length, head_dim], of the heads' size in `like`."""
+    return like.new_zeros(count, like.shape[1], length, like.shape[3])
+
+
 class Cache:
     """Keys and values, in three parts that a row attends to one after the other:
 
@@ -104,24 +109,29 @@ class Cache:
     which asks for what is `shared`.
     """
 
-    def __init__(self, model):
-        self.device, self.dtype = model.device, cache_dtype(model)
-        self.prefix, self.prompts, self.rows = [], [], []
+    def __init__(self, model, places: int, longest_prompt: int, slots: int, max_new_tokens: int):
+        self.dtype = cache_dtype(model)
+        self.prompt_room, self.row_room = (places, longest_prompt), (slots, max_new_tokens)
+        self.prefix, self.prompts, self.rows = [], [], []  # filled when the first keys come
         self.fresh = None  # while prompts are run: their keys and values, layer by layer
         # while rows are decoded, what is in use: the rows, tokens of each, tokens of the longest
         self.index, self.filled, self.longest = None, None, 0
         # prompts, rows of the one with most, tokens of the longest; see grouped_matmul
         self.shape, self.place = (0, 0, 0), None
 
-    def allocate(self, config, places: int, longest_prompt: int, slots: int, max_new_tokens: int):
-        layers, kv_heads, head_dim = cache_shape(config)
+    def store(self, first: int, index, layers):
+        """Keep the keys and values of new prompts: per layer [bins, kv_heads, W, head_dim].
 
-        def room_for(count, length):
-            shape = (count, kv_heads, length, head_dim)
-            return [tuple(torch.zeros(shape, dtype=self.dtype, device=self.device)
-                          for _ in ("keys", "values")) for _ in range(layers)]
-        self.prompts = room_for(places, longest_prompt)
-        self.rows = room_for(slots, max_new_tokens)
+        index [prompts, longest]: where the tokens of each are among the bins * W; `first`: the
+        place of the first of these prompts
+        """
+        here, longest = slice(first, first + len(index)), index.shape[1]
+        for layer, pair in enumerate(layers):
+            if layer == len(self.prompts):
+                self.prompts.append(tuple(room(new, *self.prompt_room) for new in pair))
+            for part, new in zip(self.prompts[layer], pair):
+                flat = new.transpose(1, 2).flatten(0, 1)  # [bins * W, kv_heads, head_dim]
+                part[here, :, :longest] = flat[index].transpose(1, 2)
 
     @staticmethod
     def move(store, source: int, target: int, length: int):
@@ -140,6 +150,8 @@ class Cache:
         if self.fresh is not None:  # the caller copies them where they belong
             self.fresh.append((keys, values))
             return keys, values
+        if layer == len(self.rows):
+            self.rows.append((room(keys, *self.row_room), room(values, *self.row_room)))
         own_keys, own_values = self.rows[layer]
         own_keys[self.index, :, self.filled] = keys[:, :, 0]
         own_values[self.index, :, self.filled] = values[:, :, 0]
@@ -153,8 +165,8 @@ class Cache:
         parts = []
         if self.prefix:
             parts.append((*self.prefix[layer], None, batch))  # one group of all rows
-        if self.fresh is None:
-            groups, largest, longest = self.shape
+        groups, largest, longest = self.shape
+        if self.fresh is None and longest:
             keys, values = (part[:groups, :, :longest] for part in self.prompts[layer])
             parts.append((keys, values, self.place, largest))
         return parts
