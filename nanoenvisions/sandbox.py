@@ -3,49 +3,52 @@
 Every program is run as if an enemy had written it. Three parties:
 
     caller   run_programs() in reward.py: knows the gold answers, sends jobs, trusts nothing back
-    server   jail.py in a clean Python: forks one child per program and times it
-    child    gives up every right it does not need, runs the program, states one value, dies
+    server   server.py in a clean Python: forks one child per program, and keeps the time
+    child    jail.py: gives up every right it does not need, runs the program, states a value, dies
 
 No gold answer ever enters server or child, so a child cannot state more than *its own* answer.
-May import records and environment; what it shares with jail.py are the constants below.
+May import environment, jail, records and server (its constants: no server runs in this process).
 """
 from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import itertools
 import json
 import os
-import queue
 import shutil
+import stat
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 
 from nanoenvisions.environment import parse_program
-from nanoenvisions.jail import HELLO, SLEEPERS, PR_SET_DUMPABLE, prctl
+from nanoenvisions.jail import PR_SET_DUMPABLE, prctl
 from nanoenvisions.records import HERE, fail
+from nanoenvisions.server import HELLO, PATIENCE, SLEEPERS
 
-PATIENCE = 20    # a program starved of CPU by its neighbours may take this many times its limit
-MAX_LOSSES = 3   # so many servers may die over one program before it is called an error
-# Our folder goes last on the path, so that our select.py does not hide the standard library's.
-SERVER = "import sys; sys.path.append(sys.argv[1]); from nanoenvisions import jail; jail.main(sys.argv[2])"
-STATUS = {b"o": "ok", b"e": "error", b"t": "timeout"}
+# With the library's `select` already loaded, ours (the stage) does not take its place.
+SERVER = ("import select, sys; sys.path.insert(0, sys.argv[1]); "
+          "from nanoenvisions import server; server.main(*sys.argv[1:])")
+STATUS = {b"o": "ok", b"e": "error", b"t": "timeout", b"a": "again"}
+PREFIX, OWNER = "nanoenvisions-sandbox-", "owner"  # of scratch folders; of the lock file in each
+OWNED = b"Locked while a nanoENVISIONS process uses this folder. The next to start removes it.\n"
 
 
 def run_programs(environments, jobs, timeout=2.0, workers=None, memory_mb=512, seed=0):
     """Run untrusted programs; yield (status, value) for each job, in the order of the jobs.
 
     environments   {name: Environment}; a server imports their classes by name
-    jobs     dicts {"env", "program", and the fields that ENVS[env].job_fields names}; may be a generator
-    status   "ok" | "error" | "timeout" | "no_program"
-    value    what ENVS[env].run returned (ok), else what went wrong, in one line
+    jobs           dicts {"env", "program", and what that environment's job_fields names}, in any
+                   iterable, which is read as they are needed
+    status         "ok" | "error" | "timeout" | "no_program"
+    value          what the environment's `run` returned (ok), else what went wrong, in one line
 
     list(run_programs(ENVS, [{"env": "math", "program": "answer = 6 * 7"}])) -> [("ok", "42")]
     """
-    caller = Caller(environments, timeout=timeout, workers=workers or len(os.sched_getaffinity(0)), memory_mb=memory_mb, seed=seed)
+    workers = workers or len(os.sched_getaffinity(0))
+    caller = Caller(environments, timeout=timeout, workers=workers, memory_mb=memory_mb, seed=seed)
     source = enumerate(jobs)
     try:
         for number in itertools.count():
@@ -54,7 +57,7 @@ def run_programs(environments, jobs, timeout=2.0, workers=None, memory_mb=512, s
                     caller.send(*job)
                 if number in caller.results:
                     break
-                if not caller.flying and not caller.suspects:
+                if not caller.flying and not caller.again:
                     return
                 caller.receive()
             yield caller.results.pop(number)
@@ -63,46 +66,54 @@ def run_programs(environments, jobs, timeout=2.0, workers=None, memory_mb=512, s
 
 
 class Caller:
-    """The trusting side: starts servers, sends jobs, collects results, replaces servers that die."""
+    """Starts servers, sends jobs, collects results, replaces servers that die."""
 
     layers = None  # what the servers said about themselves; the same for all
 
     def __init__(self, environments, **settings):
-        self.environments, self.settings = environments, settings
         if sys.platform != "linux":
             fail("running programs needs Linux (elsewhere, run this in a container)")
-        self.scratch = tempfile.mkdtemp(prefix="sandbox-")
-        self.servers = {}                    # (environment, modules) -> server process
-        self.inbox = queue.SimpleQueue()     # (process, number, status, text) from all servers
-        self.flying = {}                     # number -> (process, job): sent, not yet answered
-        self.results = {}                    # number -> (status, text): answered, not yet yielded
-        self.suspects = []                   # (number, job) that were flying when their server died
-        self.losses = collections.Counter()  # number -> how often that was
+        import queue  # here and below: not in servers, where this module is loaded as well
+        self.environments, self.settings = environments, settings
+        self.scratch, self.lock = make_scratch()
+        self.servers = {}                 # (environment, modules) -> server process
+        self.inbox = queue.SimpleQueue()  # (process, number, status, text) from all servers
+        self.flying = {}                  # number -> (process, job): sent, not yet answered
+        self.results = {}                 # number -> (status, text): answered, not yet yielded
+        self.again = collections.deque()  # (number, job) to be run once more, alone
+        self.alone = None                 # the number that is
         prctl(PR_SET_DUMPABLE, 0)  # the gold answers are in this process: nobody may trace it
 
     def has_room(self):
-        return not self.suspects and len(self.flying) < 2 * SLEEPERS * self.settings["workers"]
+        most = 2 * SLEEPERS * self.settings["workers"]
+        return not self.again and self.alone is None and len(self.flying) < most
 
     def start(self, env, modules):
+        import subprocess
+        import threading
         kind = type(self.environments[env])
-        clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": str(self.settings["seed"]),
-                 "PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
-                 "MALLOC_ARENA_MAX": "1",  # else every thread takes 128 MB of address space
-                 "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "")}  # some Pythons need it to start
-        # -s -P and a clean environment isolate as well as -I does, and keep the hash seed: same seed, same results.
-        process = subprocess.Popen([sys.executable, "-s", "-P", "-c", SERVER, str(HERE), json.dumps(
-                                       {**self.settings, "scratch": self.scratch, "modules": modules,
-                                        "environment": [kind.__module__, kind.__qualname__]})],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=clean,
-                                   start_new_session=True)
+        settings = {**self.settings, "scratch": self.scratch, "modules": modules,
+                    "environment": [kind.__module__, kind.__qualname__]}
+        # -s, -P and this environment isolate as well as -I does, and keep the hash seed: same seed,
+        # same results. Some Pythons need the library path to start.
+        clean = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC",
+                 "PYTHONHASHSEED": str(self.settings["seed"]),
+                 "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
+                 "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1",
+                 "MALLOC_ARENA_MAX": "1"}  # else every thread takes 128 MB of address space
+        process = subprocess.Popen(
+            [sys.executable, "-s", "-P", "-c", SERVER, str(HERE), json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env=clean,
+            start_new_session=True, pass_fds=[self.lock])
         threading.Thread(target=self.listen, args=(process,), daemon=True).start()
         return process
 
     def listen(self, process):
-        """In a thread of its own, so that a server can always get rid of its results while we write jobs."""
+        """In a thread of its own, so that a server is always rid of results while we write jobs."""
         while len(head := process.stdout.read(9)) == 9:
             number, status, length = struct.unpack(">IcI", head)
-            self.inbox.put((process, number, STATUS[status], process.stdout.read(length).decode("utf-8", "replace")))
+            text = process.stdout.read(length).decode("utf-8", "replace")
+            self.inbox.put((process, number, STATUS[status], text))
         self.inbox.put((process, None, None, None))
 
     def send(self, number, job):
@@ -121,29 +132,43 @@ class Caller:
             process.stdin.write(struct.pack(">II", number, len(data)) + data)
             process.stdin.flush()
         except OSError:
-            pass  # the server has died; its end of file is in the inbox or on its way
+            pass  # the server died; the end of its results is in the inbox or on its way
 
     def receive(self):
         """Wait for one message and file it."""
-        if self.suspects and not self.flying:  # one at a time, so that the one that kills servers is told apart
-            self.send(*self.suspects.pop(0))
+        import queue
+        if self.again and not self.flying:
+            self.alone, job = self.again.popleft()
+            self.send(self.alone, job)
         try:
-            process, number, status, text = self.inbox.get(timeout=PATIENCE * self.settings["timeout"] + 30)
+            limit = PATIENCE * self.settings["timeout"] + 30
+            process, number, status, text = self.inbox.get(timeout=limit)
         except queue.Empty:  # a server that hangs is as good as dead
             for process in self.servers.values():
                 process.kill()
             return
         if number is None:
-            self.bury(process)
+            self.server_died(process)
         elif number == HELLO:
             if Caller.layers != text:
                 print(f"sandbox: {text}", file=sys.stderr)
             Caller.layers = text
-        elif self.flying.pop(number, None):
-            self.results[number] = (status, text)
+        elif number in self.flying:
+            _, job = self.flying.pop(number)
+            if status == "again" and number != self.alone:
+                self.again.append((number, job))
+            else:
+                self.file(number, status, text)
 
-    def bury(self, process):
-        """A server has died: its jobs become suspects; the next send starts a new server."""
+    def file(self, number, status, text):
+        if status != "ok":  # a child may have written anything: one line of it
+            status, text = status.replace("again", "error"), " ".join(text.split())[:300]
+        self.results[number] = (status, text)
+        if number == self.alone:
+            self.alone = None
+
+    def server_died(self, process):
+        """Its jobs are run again, one at a time, so that one which kills servers is told apart."""
         if Caller.layers is None:
             fail("the sandbox does not start (its own message is above)")
         self.servers = {key: other for key, other in self.servers.items() if other is not process}
@@ -151,11 +176,10 @@ class Caller:
         for number, (owner, job) in list(self.flying.items()):
             if owner is process:
                 del self.flying[number]
-                self.losses[number] += 1
-                if self.losses[number] < MAX_LOSSES:
-                    self.suspects.append((number, job))
+                if number == self.alone:
+                    self.file(number, "error", "the sandbox's server died twice over this program")
                 else:
-                    self.results[number] = ("error", f"the sandbox died {MAX_LOSSES} times over this program")
+                    self.again.append((number, job))
 
     def close(self):
         for process in self.servers.values():
@@ -164,3 +188,39 @@ class Caller:
         for process in self.servers.values():
             process.wait()
         shutil.rmtree(self.scratch, ignore_errors=True)
+        os.close(self.lock)
+
+
+def make_scratch():
+    """(path, lock) of a new folder for scratch directories; those that nobody uses any more go.
+
+    The lock is held as long as this process or one of its servers lives, whatever ends them.
+    """
+    for name in os.listdir(tempfile.gettempdir()):
+        if name.startswith(PREFIX):
+            sweep(os.path.join(tempfile.gettempdir(), name))
+    folder = tempfile.mkdtemp(prefix=PREFIX)
+    lock = os.open(f"{folder}/new", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.write(lock, OWNED)
+    os.rename(f"{folder}/new", f"{folder}/{OWNER}")  # so it is never seen without its lock
+    return folder, lock
+
+
+def sweep(folder):
+    """Remove a folder if it is one of ours, made by this user, and its processes have died."""
+    try:
+        about = os.lstat(folder)
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+            return
+        lock = os.open(f"{folder}/{OWNER}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        if os.read(lock, len(OWNED) + 1) == OWNED:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # locked: in use
+        pass
+    finally:
+        os.close(lock)

@@ -12,10 +12,8 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import zlib
 
 from nanoenvisions.environment import REQUIRED, Environment
@@ -81,6 +79,7 @@ class Browser:
     WATCHER = 'cat; for try in 1 2 3 4 5 6 7 8 9; do rm -rf "$0"; sleep 0.3; [ -e "$0" ] || break; done'
 
     def __init__(self):
+        import subprocess  # here: the sandbox forks its server for every program: it stays light
         try:
             from playwright.sync_api import Error, sync_playwright
         except ImportError:
@@ -291,6 +290,7 @@ class Web(Environment):
 
     def browse(self, work):
         """work(browser); with a fresh browser once more if the first broke down or hung."""
+        import threading  # here: it would run code in each program's process
         for _ in range(2):
             browser = Web.browser = Web.browser or Browser()
             guard = threading.Timer(Browser.PATIENCE, browser.kill)

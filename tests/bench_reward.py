@@ -99,7 +99,7 @@ def bench_reward(num=2000, num_endless=40, timeout=1.0) -> dict:
         row[f"sandbox / subprocess: {unit}"] = row[f"sandbox: {unit}"] / row[f"subprocess with limits: {unit}"]
     row["busy endless programs, cost / (timeout x count / workers)"] = endless(num_endless, "while True: pass", timeout)
     row["sleeping endless programs, the same"] = endless(num_endless, "import time; time.sleep(99)", timeout)
-    row["layers"] = envs.Caller.layers
+    row["layers"] = envs.sandbox.Caller.layers
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in row.items()}
 
 
