@@ -56,7 +56,8 @@ setting REWARD_FLAGS  ""          text    # python reward.py --help, e.g. "--tim
 setting SELECT_FLAGS  ""          text    # python select.py --help
 setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank 32"
 
-refine=1 explore_how=() select_how=(--n1 "$N1" --n2 "$N2")
+# What a METHOD leaves out. Its flags stand behind those of the settings, so that they win.
+refine=1 explore_how=() select_how=()
 case "$METHOD" in
   envisions) ;;
   star)         # one greedy sample a task; learn from the right ones of this iteration
@@ -64,9 +65,9 @@ case "$METHOD" in
   rft)          # K samples a task; learn from all right ones of this iteration
     refine=0 AGAIN=1 select_how=(--rows-from now --all-positives) ;;
   no-refine)    refine=0 ;;                                # and the ablations of the article
-  no-pool)      select_how+=(--rows-from now) ;;
-  no-mistakes)  select_how=(--n1 "$N1" --n2 0) ;;
-  no-ranking)   select_how+=(--rank random) ;;
+  no-pool)      select_how=(--rows-from now) ;;
+  no-mistakes)  select_how=(--n2 0 --n3 0) ;;
+  no-ranking)   select_how=(--rank random) ;;
   *) die "METHOD=$METHOD is unknown" \
          "(envisions, star, rft, no-refine, no-pool, no-mistakes or no-ranking)" ;;
 esac
@@ -140,8 +141,8 @@ for ((t = 0; t < ITERS; t++)); do
     --enough "$ENOUGH" --few-shot-unsolved "$FEW_SHOT" --again "$AGAIN"
   # 1. sample K programs a task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
-    --iteration "$t" --num-samples "$k" "${sampling[@]}" "${explore_how[@]}" \
-    "${adapter[@]}" "${model[@]}" $EXPLORE_FLAGS
+    --iteration "$t" --num-samples "$k" "${sampling[@]}" "${adapter[@]}" "${model[@]}" \
+    $EXPLORE_FLAGS "${explore_how[@]}"
   # 2. rewrite each of them, right or wrong
   if [ "$refine_now" = 1 ]; then
     stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
@@ -154,8 +155,8 @@ for ((t = 0; t < ITERS; t++)); do
     --out "$it/rewarded.jsonl" "${common[@]}" $REWARD_FLAGS
   # 4. keep the better of each pair, pool, rank, and make training rows
   stage "$it/sft.jsonl" select.py --in "$it/rewarded.jsonl" "${pool[@]}" \
-    --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" "${select_how[@]}" \
-    "${common[@]}" $SELECT_FLAGS
+    --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" --n1 "$N1" --n2 "$N2" "${common[@]}" \
+    $SELECT_FLAGS "${select_how[@]}"
   # 5. fine-tune the base model on them
   stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" \
     --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --learning-rate "$LEARNING_RATE" \

@@ -77,3 +77,16 @@ def tiny_model(tmp_path_factory):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """An executable like sys.executable in which torch is imported already: see tests/warm.py."""
+    folder = tmp_path_factory.mktemp("warm")
+    server = subprocess.Popen([sys.executable, str(ROOT / "tests" / "warm.py"), str(folder)],
+                              env={**os.environ, "OMP_NUM_THREADS": "1"},
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout.readline() == "ready\n"
+    yield str(folder / "python")
+    server.kill()
+    server.wait()

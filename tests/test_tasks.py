@@ -285,46 +285,6 @@ def test_import_refuses_bad_input(tmp_path, form, text, words):
     assert str(tmp_path / "bad") in line and "(" in line and all(word in line for word in words), line
 
 
-# ------------------------------------------------------------------------------------- schedule --
-
-def schedule(tmp_path, tasks, solved, *flags):
-    """Ids that envs.py schedule chooses, and those of them that keep their examples."""
-    files = {name: tmp_path / name for name in ("tasks", "pool", "out")}
-    files["tasks"].write_text("".join(map(envs.dump, tasks)))
-    files["pool"].write_text("".join(envs.dump({"id": task["id"], "reward": int(task["id"] in solved)}) for task in tasks))
-    done = command("schedule", "--in", files["tasks"], "--out", files["out"], "--iteration", 1, "--pool", files["pool"], *flags)
-    assert done.returncode == 0, done.stderr
-    chosen = [json.loads(line) for line in files["out"].read_text().splitlines()]
-    return [task["id"] for task in chosen], [task["id"] for task in chosen if task.get("few_shot")]
-
-
-def test_the_next_level_waits_until_enough_of_this_one_is_solved(tmp_path):
-    tasks = [{"id": name, "level": level} for name, level in (("a", 1), ("b", 1), ("c", 2), ("d", 3))]
-    assert schedule(tmp_path, tasks, "", "--enough", 0.5)[0] == ["a", "b"]
-    assert schedule(tmp_path, tasks, "a", "--enough", 0.5)[0] == ["a", "b", "c"]  # 1 of 2, but 0 of 1 of level 2
-    assert schedule(tmp_path, tasks, "ac", "--enough", 0.5)[0] == ["a", "b", "c", "d"]
-    assert schedule(tmp_path, tasks, "", "--enough", 0)[0] == ["a", "b", "c", "d"]
-
-
-def test_unsolved_tasks_keep_their_examples_if_asked(tmp_path):
-    tasks = [{"id": "a"}, {"id": "b"}]
-    assert schedule(tmp_path, tasks, "a", "--few-shot-unsolved", 0.5)[1] == ["b"]
-    assert schedule(tmp_path, tasks, "a")[1] == []
-
-
-def test_solved_tasks_need_not_be_explored_again(tmp_path):
-    tasks = [{"id": name} for name in "abcdefgh"]
-    assert schedule(tmp_path, tasks, "abc", "--again", 0)[0] == list("defgh")
-    some = schedule(tmp_path, tasks, "abcdef", "--again", 0.5)[0]
-    assert set("gh") < set(some) < set("abcdefgh")  # the unsolved ones, and some of the others
-    assert schedule(tmp_path, tasks, "abcdefgh", "--again", 0)[0] == list("abcdefgh")  # there is nothing else to do
-
-
-def test_tasks_of_a_round_belong_to_its_iteration(tmp_path):
-    tasks = [{"id": "a", "round": 0}, {"id": "b", "round": 1}, {"id": "c"}]
-    assert schedule(tmp_path, tasks, "")[0] == ["b", "c"]
-
-
 def test_devices_are_written_to_and_never_replaced():
     before = Path("/dev/null").stat()
     assert command("make", "--num", 2, "--out", "/dev/null").returncode == 0
