@@ -34,13 +34,7 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
 from __future__ import annotations
 
 import argparse
-import contextlib
-import decimal
-import fractions
-import io
-import itertools
 import json
-import math
 import random
 import re
 import sys
@@ -51,70 +45,8 @@ from nanoenvisions.environment import Environment, parse_program
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
                                    protect_inputs, read_jsonl, write_whole)
+from nanoenvisions.values import equal, execute, library_kinds, number, plain
 from nanoenvisions.web import Web
-
-
-class Tail(io.RawIOBase):
-    """A stdout that keeps only the end of what is printed: who prints for ever runs out of time, not us of memory."""
-
-    kept = b""
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        self.kept = (self.kept + bytes(data))[-4_000:]
-        return len(data)
-
-
-def plain(value, depth=0):
-    """A value as text. Decided by its type, not by what the program's own class says about itself.
-
-    1234.5 -> "1234.5"   Fraction(2, 6) -> "1/3"   [42] -> "42"   True -> "True"   [1, 2] -> "[1, 2]"
-    """
-    kind = type(value)
-    library = kind.__module__.partition(".")[0]
-    if value is None or kind is bool:
-        return str(value)
-    if issubclass(kind, int):
-        value = int.__add__(value, 0)  # the number itself, if it is a subclass
-        return str(value) if value.bit_length() < 4_000 else f"<int of {value.bit_length()} bits>"
-    if issubclass(kind, float):
-        return repr(float.__add__(value, 0.0))
-    if issubclass(kind, complex) and value.imag == 0:
-        return repr(value.real)
-    if issubclass(kind, str):
-        return " ".join(str.split(value))[:300]
-    if issubclass(kind, decimal.Decimal):
-        return str(value)
-    if issubclass(kind, fractions.Fraction):
-        return f"{plain(value.numerator)}/{plain(value.denominator)}"
-    if library == "numpy" and getattr(value, "size", 0) == 1 and depth < 3:
-        return plain(value.item() if kind.__name__ != "longdouble" else float(value), depth + 1)
-    if library == "sympy" and getattr(value, "is_number", False) and value.is_real:
-        return f"{value.p}/{value.q}" if value.is_Rational else repr(float(value))
-    if kind in (list, tuple, set, frozenset) and depth < 3:
-        shown = [plain(item, depth + 1) for item in itertools.islice(value, 10)]
-        return shown[0] if len(value) == 1 else f"[{', '.join(shown)}{', ...' * (len(value) > 10)}]"
-    return f"<{kind.__name__}>"
-
-
-def number(text):
-    """The number that a text states, or None; by a strict grammar, as the text may come from an enemy.
-
-    "$1,234.50" -> 1234.5   "36%" -> 36.0   "1/3" -> 0.333   "1e999", "nan", "True", "42 apples" -> None
-    """
-    text = text.strip()
-    ratio = re.fullmatch(r"([-+]?\d{1,1300})/(\d{1,1300})", text, re.ASCII)
-    digits = r"(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][-+]?\d{1,3})?"
-    simple = re.fullmatch(rf"([-+]?)[$€£]?([-+]?)({digits}) ?%?", text, re.ASCII)
-    try:
-        if ratio:
-            return int(ratio[1]) / int(ratio[2])
-        number = float("".join(simple.groups()).replace(",", "")) if simple else math.nan
-    except (ValueError, ZeroDivisionError, OverflowError):  # "" or "+-1", "1/0", a ratio beyond all floats
-        return None
-    return number if math.isfinite(number) else None
 
 
 def ran(record: dict) -> bool:
@@ -160,34 +92,34 @@ class Math(Environment):
 
     def modules(self, program):
         """Modules worth a server of their own: slow to import and to fork."""
-        return ("numpy", "numpy.random", "sympy") if re.search(r"\b(numpy|sympy)\b", program) else ()
+        slow = re.search(r"\b(numpy|sympy|mpmath|scipy|pandas)\b", program)
+        return ("numpy", "numpy.random", "sympy") if slow else ()
+
+    def __init__(self):
+        self.kinds = library_kinds()  # what numbers of numpy and sympy look like before programs run
 
     def run(self, program, job):
-        """In the child: the value of solution(), else of variable answer, ans or result, else the last line printed.
+        """In the child: what solution() returns, else the last number printed, else a variable.
 
-        Math.run("def solution():\\n    return [6 * 7]", {}) -> "42"
+        Math().run("def solution():\\n    return [6 * 7]", {}) -> "42"
         """
-        tail, names = Tail(), {"__name__": "__main__"}
-        stdout = sys.stdout = io.TextIOWrapper(io.BufferedWriter(tail), encoding="utf-8", errors="replace")
-        with contextlib.suppress(SystemExit):  # sys.exit() after the answer is known does no harm
-            exec(compile(program, "<program>", "exec"), names)
-            if callable(names.get("solution")):
-                names["solution"] = names["solution"]()
-        for name in ("solution", "answer", "ans", "result"):
+        value, printed, names = execute(program)
+        if value is not None:
+            return plain(value, self.kinds)
+        if number(printed) is not None:  # `result = 6; print(result * 7)` says 42
+            return printed
+        for name in ("answer", "ans", "result"):
             if names.get(name) is not None and not callable(names[name]):
-                return plain(names[name])
-        with contextlib.suppress(ValueError):  # the program has closed its stdout
-            stdout.flush()
-        printed = tail.kept.decode("utf-8", "replace").strip()
+                return plain(names[name], self.kinds)
         if not printed:
-            raise ValueError("no answer: solution() gave None, there is no variable answer, nothing was printed")
-        return printed.splitlines()[-1].strip()
+            raise ValueError("no answer: no solution() without arguments that returns something, "
+                             "no variable answer, nothing printed")
+        return printed
 
     def compare(self, task, value):
-        """In the caller: compare({"answer": 42}, "$42.00") -> ("correct", "$42.00"), outcome and value in one line."""
-        stated, gold = number(value), number(str(task["answer"]))
-        close = stated is not None and abs(stated - gold) <= max(1e-3 * abs(gold), 1e-6)
-        return "correct" if close else "wrong", " ".join(value.split())[:300]
+        """In the caller: compare({"answer": 42}, "$42.00") -> ("correct", "$42.00")."""
+        right = equal(value, str(task["answer"]))
+        return "correct" if right else "wrong", " ".join(value.split())[:300]
 
     def complaint(self, task):
         if number(str(task["answer"])) is None:
