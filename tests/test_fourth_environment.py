@@ -126,12 +126,12 @@ def test_the_loop_learns_from_it(product, tmp_path):
     except SystemExit as error:
         pytest.skip(f"{error}; run `bash run.sh test` where pip reaches a package index")
     out = tmp_path / "run"
-    done = start(product, "bash", "run.sh", ENV="countdown", OUT=str(out), ITERS="1", NUM_TRAIN="10",
+    done = start(product, "bash", "run.sh", ENV="countdown", OUT=str(out), ITERS="1", NUM_TRAIN="16",
                  NUM_TEST="2", NUM_SAMPLES="8", MAX_NEW_TOKENS="20", EPOCHS="1", MIN_STEPS="2",
                  REFINE_FROM="0", SEED="0")
     assert done.returncode == 0, done.stdout + done.stderr
     rewarded = read(out / "iter0/rewarded.jsonl")
-    assert len(rewarded) == 2 * 10 * 8
+    assert len(rewarded) == 2 * 16 * 8
     assert {record["source"] for record in rewarded} == {"explore", "refine"}
     solved = {record["id"] for record in rewarded if record["reward"]}
     assert solved
