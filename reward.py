@@ -2,13 +2,14 @@
 
 Steps 2, 3, 5, 6 and 7 of the article's iteration (arXiv 2406.11736, section 2):
 
-    2, 5   execute             y_k = ENV(a_k)            once for explored, once for refined programs
-    3, 6   binary reward       b_k = 1[y_k = y]          `reward`, 0 or 1; y is the task's `answer`
-    7      soft self-reward    r_k = (1/|a|) sum_i log p(a_i | ., a_<i)      `self_reward`, nats per token
+    2, 5   execute            y_k = ENV(a_k)           once for explored, once for refined programs
+    3, 6   binary reward      b_k = 1[y_k = y]         `reward`, 0 or 1; y is the task's `answer`
+    7      soft self-reward   r_k = (1/|a|) sum_i log p(a_i | ., a_<i)   `self_reward`, nats a token
 
-The programs are written by a model, so they run in the sandbox (chapter Sandbox of envs.py), each in a process of its
-own that may neither read nor harm anything. The sandbox never learns the answers: programs state values, and the
-comparison happens here. r was measured when the program was sampled (`logprob`); here it only gets its name.
+The programs are written by a model, so they run in the sandbox (docs/SANDBOX.md), each in a process
+of its own that may neither read nor harm anything. The sandbox never learns the answers: programs
+state values, and the comparison happens here. r was measured when the program was sampled
+(`logprob`); here it only gets its name.
 
     reads    id, env, answer, program, and if there: logprob, iteration, source, group
     writes   the same lines in the same order, with
@@ -22,17 +23,20 @@ comparison happens here. r was measured when the program was sampled (`logprob`)
 Cost: milliseconds per program, no GPU. An endless program costs --timeout seconds of one core.
 
 Differences from the authors' code:
-1. A wrong answer of 0 is wrong, not a timeout: outcomes are words and values are never tested for truth.
-2. Results belong to their line by construction; a program that hangs or crashes costs its own reward only.
+1. A wrong answer of 0 is wrong, not a timeout: outcomes are words, no value is tested for truth.
+2. Results belong to their line by construction; a program that hangs costs its own reward only.
 3. No program is rejected unread, no list of programs to skip: the sandbox bears them all.
 """
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import time
 
 import envs
+
+BATCH = 64  # lines that are written at once, at least
 
 
 def complaint(record: dict) -> str | None:
@@ -61,24 +65,45 @@ def make_job(record: dict) -> dict:
             **{field: record.get(field, default) for field, default in fields.items()}}
 
 
+def batch_ends(records):
+    """After which lines we write: whole tasks, BATCH lines at least.
+
+    A program that runs can watch the size of our output grow, and must not learn from it whether
+    another solution of its task is right. With BATCH = 2, ids a a a b b c -> 3, 5, 6.
+    """
+    begin = 0
+    for end, (last, following) in enumerate(itertools.zip_longest(records, records[1:]), 1):
+        if following is None or end - begin >= BATCH and following["id"] != last["id"]:
+            yield end
+            begin = end
+
+
 def judge(record: dict, status: str, value: str) -> dict:
     """Steps 3, 6 and 7: the record with its reward fields.
 
     judge({"env": "math", "answer": 42, "logprob": -0.5, ...}, "ok", "42.0")
     -> {..., "reward": 1, "outcome": "correct", "result": "42.0", "self_reward": -0.5}
     """
-    outcome, result = (status, value) if status != "ok" else envs.ENVS[record["env"]].compare(record, value)
+    outcome, result = status, value
+    if status == "ok":  # a value: only here it meets the known answer
+        outcome, result = envs.ENVS[record["env"]].compare(record, value)
     rewarded = {**record, "reward": int(outcome == "correct"),  # b = 1[ENV(a) = y]
                 "outcome": outcome, "result": result}
-    if record.get("logprob") is not None:
-        rewarded["self_reward"] = record["logprob"]             # r; None came from outside, without a model
+    if record.get("logprob") is not None:  # it is if the program came from outside, without a model
+        rewarded["self_reward"] = record["logprob"]             # r
     return rewarded
 
 
 def share(records) -> dict:
     """{"num": 4, "correct": 1, "share": 0.25}"""
     correct = sum(record["reward"] for record in records)
-    return {"num": len(records), "correct": correct, "share": round(correct / max(1, len(records)), 4)}
+    return {"num": len(records), "correct": correct,
+            "share": round(correct / max(1, len(records)), 4)}
+
+
+def solved(records) -> int:
+    """How many tasks have a right program."""
+    return len({record["id"] for record in records if record["reward"]})
 
 
 def grouped(records, field) -> dict:
@@ -91,13 +116,15 @@ def grouped(records, field) -> dict:
 
 
 def metrics_row(records, seconds: float, is_eval: bool) -> dict:
-    """The row for metrics.jsonl: all counts, per source (explore: b, refine: b~) and, for evaluation, the accuracy."""
+    """The row for metrics.jsonl: all counts, and per source (explore: b, refine: b~).
+
+    For an evaluation also the accuracy, over all tasks and per group.
+    """
     row = {"stage": "eval" if is_eval else "reward", "iteration": records[0].get("iteration", 0),
            "seconds": round(seconds, 1), **share(records),
-           "tasks": len({record["id"] for record in records}),
-           "tasks_solved": len({record["id"] for record in records if record["reward"]}),
+           "tasks": len({record["id"] for record in records}), "tasks_solved": solved(records),
            "outcomes": dict(collections.Counter(record["outcome"] for record in records)),
-           "by_source": {source: {**share(group), "tasks_solved": len({r["id"] for r in group if r["reward"]})}
+           "by_source": {source: {**share(group), "tasks_solved": solved(group)}
                          for source, group in grouped(records, "source").items()}}
     if is_eval:
         row["accuracy"] = row["share"]
@@ -107,25 +134,30 @@ def metrics_row(records, seconds: float, is_eval: bool) -> dict:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument("--in", dest="inputs", nargs="+", required=True, metavar="FILE",
-                        help="candidates of explore.py and refine.py, one file or more; environments may be mixed")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the same lines with reward fields")
-    parser.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS",
-                        help="for one program; time spent waiting for a core is not counted (default: 2)")
-    parser.add_argument("--workers", type=int, default=None, metavar="N",
-                        help="programs that compute at the same time (default: one per core)")
-    parser.add_argument("--seed", type=int, default=0, help="for programs that use random or depend on hashing (0)")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N candidates")
-    parser.add_argument("--eval", action="store_true", help="greedy answers to held-out tasks: report the accuracy")
-    parser.add_argument("--metrics", default=None, metavar="FILE", help="put the counts into this metrics.jsonl")
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--in", dest="inputs", nargs="+", required=True, metavar="FILE",
+        help="candidates of explore.py and refine.py, one file or more; environments may be mixed")
+    add("--out", required=True, metavar="FILE", help="the same lines with reward fields")
+    add("--timeout", type=float, default=2.0, metavar="SECONDS",
+        help="for one program; time spent waiting for a core is not counted (default: 2)")
+    add("--workers", type=int, metavar="N",
+        help="programs that compute at the same time (default: one per core)")
+    add("--seed", type=int, default=0, metavar="N",
+        help="for programs that use random or depend on hashing (default: 0)")
+    add("--limit", type=int, metavar="N", help="only the first N candidates")
+    add("--eval", action="store_true",
+        help="greedy answers to held-out tasks: report the accuracy")
+    add("--metrics", metavar="FILE", help="put the counts into this metrics.jsonl")
     args = parser.parse_args(argv)
-    if args.timeout <= 0:
-        parser.error(f"--timeout is {args.timeout:g}, it must be more than 0 seconds")
-    for name in ("workers", "limit"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}, it must be at least 1")
+    for name, fits, must in (
+            ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),  # not nan
+            ("seed", 0 <= args.seed < 2 ** 32, "from 0 to 4294967295"),  # as for Python's hashing
+            ("workers", args.workers is None or args.workers > 0, "at least 1"),
+            ("limit", args.limit is None or args.limit > 0, "at least 1")):
+        if not fits:
+            envs.fail(f"--{name} is {getattr(args, name)}, it must be {must}")
     return args
 
 
@@ -133,15 +165,20 @@ def main(argv=None):
     args = parse_args(argv)
     start = time.monotonic()
     candidates = read_candidates(args.inputs, args.limit)
-    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout, "seed": args.seed,
-                "limit": args.limit}
+    envs.protect_inputs([args.out, args.metrics], args.inputs)
+    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout,
+                "seed": args.seed, "limit": args.limit}
     with envs.Output(args.out, settings) as out:
         rewarded, todo = list(out.done), candidates[len(out.done):]
-        results = envs.run_programs(map(make_job, todo), timeout=args.timeout, workers=args.workers,
-                                    seed=args.seed)
-        for record, (status, value) in zip(todo, envs.progress(results, "reward", total=len(todo))):
-            rewarded.append(judge(record, status, value))
-            out.write(rewarded[-1])
+        results = envs.run_programs(map(make_job, todo), timeout=args.timeout,
+                                    workers=args.workers, seed=args.seed)
+        judged = (judge(record, *result) for record, result in
+                  zip(todo, envs.progress(results, "reward", total=len(todo))))
+        for end in batch_ends(candidates):
+            batch = list(itertools.islice(judged, max(0, end - len(rewarded))))
+            out.write(*batch)
+            rewarded += batch
+        results.close()
         for environment in envs.ENVS.values():
             environment.close()
     row = metrics_row(rewarded, time.monotonic() - start, args.eval)
