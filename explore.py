@@ -28,6 +28,7 @@ import itertools
 import os
 import time
 
+import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import numpy as np
 import torch
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 
+import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
 
 import envs

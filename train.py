@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
@@ -37,8 +38,8 @@ from torch.utils.checkpoint import checkpoint
 import envs
 from nanoenvisions import adapters
 from nanoenvisions.families import own_attention, self_check, vocabulary_logits
-from nanoenvisions.model import (collate, hidden_states, is_out_of_memory, load_model, pack,
-                                 packed_logits, size, total_memory)
+from nanoenvisions.memory import is_out_of_memory, total_memory
+from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
 from nanoenvisions.rows import encode, make_steps, split_wide
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
@@ -100,6 +101,9 @@ def add_lora(model, args):
         config = LoraConfig(r=args.rank, lora_alpha=args.alpha or 2 * args.rank, lora_dropout=0.0,
                             target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if any(weight.dim() == 3 for weight in model.parameters()):
+        print("train: this model's experts stay as they are: only plain linear layers are trained",
+              file=sys.stderr)
     if args.checkpointing == "yes" or args.checkpointing == "auto" and model.device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

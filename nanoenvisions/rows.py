@@ -62,14 +62,15 @@ def make_steps(sequences, batch_size: int, epochs: int, min_steps: int, seed: in
     """
     rng, order, steps, step = random.Random(seed), list(sequences), [], []
     batch_size = min(batch_size, count_rows(sequences))
-    left = epochs * len(sequences)  # to be seen before we may stop
+    left = epochs * len(order)  # sequences to be seen before we may stop
     while True:
         rng.shuffle(order)
         for sequence in order:
             step.append(sequence)
             left -= 1
-            last = left <= 0 and len(steps) + 1 >= min_steps
-            if last or count_rows(step) >= batch_size:
+            full = count_rows(step) >= batch_size
+            last = len(steps) + 1 >= min_steps and (left == 0 or left < 0 and full)
+            if full or last:
                 steps.append(step)
                 step = []
             if last:

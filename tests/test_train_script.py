@@ -214,9 +214,10 @@ def test_an_adapter_is_replaced(tmp_path, row_file, tiny_model, adapter, before)
     assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", tiny_model)
 
 
-def test_an_adapter_of_the_embedded_model_names_it_as_the_hub_does(tmp_path, row_file):
+def test_the_embedded_model_is_named_as_on_the_hub(tmp_path, row_file):
     """... not by a path of this machine, which is of no use elsewhere."""
-    done = run_stage("train", "--in", row_file, "--limit", 1, "--out", tmp_path / "a", "--epochs", 1)
+    done = run_stage("train", "--in", row_file, "--limit", 1, "--out", tmp_path / "a",
+                     "--epochs", 1)
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "a/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -280,3 +281,99 @@ def test_bad_rows_are_named(tmp_path, row_file, line, message):
     assert done.returncode == 1 and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    ("--rank 0", "--rank is 0"), ("--rank -4", "--rank is -4"), ("--alpha 0", "--alpha is 0"),
+    ("--epochs 0", "--epochs is 0"), ("--batch-size 0", "--batch-size is 0"),
+    ("--max-length 0", "--max-length is 0"), ("--micro-tokens 0", "--micro-tokens is 0"),
+    ("--width 0", "--width is 0"), ("--min-steps -1", "--min-steps is -1"),
+    ("--seed -1", "--seed is -1"), ("--seed 4294967296", "from 0 to 4294967295"),
+    ("--limit 0", "--limit is 0"), ("--iteration -1", "--iteration is -1"),
+    ("--learning-rate -1", "--learning-rate is -1"), ("--learning-rate 0", "above 0"),
+    ("--learning-rate nan", "--learning-rate is nan"), ("--learning-rate inf", "is inf"),
+    ("--warmup 1.5", "--warmup is 1.5"), ("--warmup nan", "from 0 to 1")])
+def test_bad_values_are_refused_in_one_line(flags, message):
+    """Before anything is read: neither the rows nor the model exist."""
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--in", "no rows", "--model", "no model", "--out", "no/folder", *flags.split()])
+    assert message in str(stop.value) and len(str(stop.value).splitlines()) == 1
+    assert not os.path.exists("no")
+
+
+def test_an_empty_prompt_and_prompts_that_are_all_too_long(tmp_path, row_file, tiny_model):
+    done = run_stage("train", "--in", row_file, "--model", tiny_model, "--out", tmp_path / "a",
+                     "--max-length", 5)
+    assert done.returncode == 1 and "every prompt has 5 tokens or more" in done.stderr
+    with open(row_file, "a") as file:
+        file.write(envs.dump({"prompt": "", "completion": "x"}))
+    assert ':10: "prompt" is empty' in refusal(row_file, tmp_path / "a")
+
+
+SHORT_OF_MEMORY = """
+import resource
+import torch, transformers, train
+used = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (used + 1_500_000_000, resource.RLIM_INFINITY))
+train.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process as Linux does")
+def test_a_short_memory_is_said_in_one_line(tmp_path, tiny_model):
+    """1.5 GB, and a row of 50,000 tokens: their mask alone has 2.5 billion entries."""
+    rows = tmp_path / "sft.jsonl"
+    rows.write_text(envs.dump({"prompt": "Question: x\n", "completion": "y" * 50_000}))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SHORT_OF_MEMORY, "--in", rows, "--out",
+         tmp_path / "a", "--model", tiny_model, "--max-length", "60000", "--bits", "32"],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 1 and "out of memory (lower --micro-tokens, now 2048" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "a").exists()
+
+
+# ----------------------------------------------------------------------------------- As a whole --
+
+def test_training_learns_and_repeats_itself(tmp_path, row_file, tiny_model):
+    """The loss falls, the same seed gives the same adapter, and explore.py can use it.
+
+    27 steps of 4 rows are 108 rows, and so are 12 passes over 9 rows: --min-steps 27 with one epoch
+    is the same as 12 epochs. (Steps go on over the ends of passes, so no pass ends with a small
+    one: 12 epochs were 36 steps before.)
+    """
+    flags = ["--in", row_file, "--model", tiny_model, "--batch-size", 4, "--learning-rate", 5e-3]
+    for name, length in (("one", ("--epochs", 12)), ("two", ("--epochs", 1, "--min-steps", 27))):
+        done = run_stage("train", *flags, *length, "--out", tmp_path / name,
+                         "--metrics", tmp_path / "m")
+        assert done.returncode == 0, done.stderr
+    one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes()
+                for name in ("one", "two"))
+    assert one == two
+    row = json.loads((tmp_path / "m").read_text())
+    assert row["loss"] < 0.6 * row["loss_first"] and (row["rows"], row["steps"]) == (9, 27)
+    assert f"27 steps, loss {row['loss_first']:.3f} -> {row['loss']:.3f}" in done.stdout
+    (tmp_path / "t").write_text(envs.dump({"id": "t", "env": "math", "answer": 7,
+                                           "question": "How many are 7?"}))
+    done = run_stage("explore", "--in", tmp_path / "t", "--out", tmp_path / "e", "--model",
+                     tiny_model, "--adapter", tmp_path / "one", "--max-new-tokens", 40)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("stage", ["train", "explore", "refine"])
+def test_idle_threads_sleep(stage):
+    """Torch's OpenMP library says how often it spins, and that a user's own setting counts."""
+    for own in ({}, {"OMP_WAIT_POLICY": "active"}):
+        settings = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+        done = subprocess.run([sys.executable, "-c", f"import {stage}"], cwd=ROOT,
+                              capture_output=True, text=True,
+                              env={**settings, **own, "OMP_DISPLAY_ENV": "verbose"})
+        if "GOMP_SPINCOUNT" not in done.stderr:
+            pytest.skip("this torch has another OpenMP library than GNU's")
+        assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == (not own)
+
+
+def test_no_other_stage_is_imported():
+    code = "import sys, train; print(sorted({'explore', 'refine', 'reward'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
