@@ -1,8 +1,8 @@
-// The hand of envs.py (chapter Web) in a MiniWoB++ page; Playwright puts it there before the page's own scripts.
-// Only Browser in envs.py calls it. What it throws is shown to the user as the reason why an action failed.
+// The hand of nanoenvisions/browser.py in a MiniWoB++ page; Playwright puts it there before the page's
+// own scripts. Only Browser calls it. What it throws is shown to the user as the reason why an action failed.
 
 window.nano = {
-  start(seed) {                               // the same seed always gives the same page
+  start(seed, hide) {                         // the same seed always gives the same page
     core.EPISODE_MAX_TIME = 1e9;              // ms; by default an episode ends after 10 s
     if (window.jQuery) jQuery.fx.off = true;  // no waiting for animations
     Math.seedrandom(seed);
@@ -11,6 +11,10 @@ window.nano = {
     core.getDOMInfo();                        // numbers the elements (data-wob_ref): published programs use that
     // The arrows of a narrow number field lie under its middle, where the mouse clicks.
     document.head.insertAdjacentHTML("beforeend", "<style>input::-webkit-inner-spin-button { display: none }</style>");
+    if (hide) document.getElementById("query").textContent = "";  // else an XPath could read the answer there
+    // From here on nothing that is typed becomes a script.
+    document.head.insertAdjacentHTML("beforeend", "<meta http-equiv='Content-Security-Policy' " +
+      "content=\"script-src 'unsafe-eval'; base-uri 'none'\">");
     this.started = true;
   },
   state() { return {here: !!this.started, done: !!window.WOB_DONE_GLOBAL, reward: window.WOB_RAW_REWARD_GLOBAL}; },

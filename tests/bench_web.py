@@ -17,11 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
+from nanoenvisions.browser import Browser  # noqa: E402
+
+Web = envs.ENVS["web"]
 
 EDITED = {"simple-algebra", "social-media-all", "text-transform", "choose-list"}  # pages that the authors changed
 
 
-class SlowBrowser(envs.Browser):
+class SlowBrowser(Browser):
     """The authors' way."""
 
     def act(self, verb, text):
@@ -41,7 +44,7 @@ def slow_episode(task, seed, actions):
 def measure(label, episode, examples):
     start, correct = time.perf_counter(), 0
     for example in examples:
-        actions = json.loads(envs.Web.run(example["program"], {}))
+        actions = json.loads(Web.run(example["program"], {}))
         correct += episode(example["task"], example["seed"], actions)[0] == "correct"
     seconds = time.perf_counter() - start
     print(f"{label:55s} {len(examples) / seconds:6.2f} episodes/s  "
@@ -51,15 +54,15 @@ def measure(label, episode, examples):
 def compare(num_slow):
     """Our way on all few-shot examples and on short tasks; the authors' way on a few of the same short tasks."""
     examples = json.loads((ROOT / "data" / "web_examples.json").read_text(encoding="utf-8"))
-    short = [one for one in examples if one["task"] in envs.Web.DEFAULT_TASKS]
+    short = [one for one in examples if one["task"] in Web.DEFAULT_TASKS]
 
     def fast_episode(task, seed, actions):
-        return envs.Web.check({"task": task, "seed": seed}, json.dumps(actions))
+        return Web.compare({"task": task, "seed": seed}, json.dumps(actions))
 
     fast_episode("click-test", 0, [])  # the start of the browser is not counted
     measure("ours, the default tasks", fast_episode, short * 3)
     measure("ours, all 44 tasks", fast_episode, examples)
-    envs.Web.close()
+    Web.close()
     measure("new browser per episode, 1 s after each action", slow_episode, short[:num_slow])
 
 
@@ -67,8 +70,8 @@ def replay(path):
     """Success per task of published programs, on the seeds that they were written for."""
     tried, correct = collections.Counter(), collections.Counter()
     for row in map(json.loads, Path(path).read_text(encoding="utf-8").splitlines()):
-        value = envs.Web.run(row["label"].strip("`\n"), {})
-        outcome, result = envs.Web.check({"task": row["env_name"], "seed": int(row["id"])}, value)
+        value = Web.run(row["label"].strip("`\n"), {})
+        outcome, result = Web.compare({"task": row["env_name"], "seed": int(row["id"])}, value)
         tried[row["env_name"]] += 1
         correct[row["env_name"]] += outcome == "correct"
         if outcome != "correct":

@@ -1,7 +1,5 @@
 """The web environment with a real Chromium: observations, actions, rewards, and what may go wrong around them."""
 import argparse
-import concurrent.futures
-import hashlib
 import json
 import os
 import random
@@ -9,16 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-import envs  # noqa: E402
-from envs import Web  # noqa: E402
+import envs
+from nanoenvisions.browser import Browser
+from nanoenvisions.web import ARTICLE_TASKS, read_actions
 
+Web = envs.ENVS["web"]
 EXAMPLES = json.loads((ROOT / "data" / "web_examples.json").read_text(encoding="utf-8"))
 CLICK_BUTTON = "agent.click_xpath('//button')"  # does the task click-test
 
@@ -40,7 +38,7 @@ def ask(task, seed):
 
 def do(task, seed, program):
     """Record a program and replay it: (outcome, result)."""
-    return Web.check({"task": task, "seed": seed}, Web.run(program, {}))
+    return Web.compare({"task": task, "seed": seed}, Web.run(program, {}))
 
 
 # ----------------------------------------------------------------------------------- recording --
@@ -69,8 +67,8 @@ def test_a_wrong_call_is_named(program, reason):
     '[[["type"], "a"]]', json.dumps([["type", "a"]] * 101), json.dumps([["type", "x" * 201]]), "[" * 100_000,
     '[["evaluate", "WOB_RAW_REWARD_GLOBAL = 1"]]'], ids=lambda value: value[:20])
 def test_whatever_a_program_states_only_known_actions_pass(value):
-    assert Web.read_actions(value) is None
-    assert Web.check({"task": "click-test", "seed": 0}, value)[0] == "error"
+    assert read_actions(value) is None
+    assert Web.compare({"task": "click-test", "seed": 0}, value)[0] == "error"
 
 
 # -------------------------------------------------------------------------------------- replay --
@@ -85,7 +83,7 @@ def test_one_episode_in_full(browser):
     assert do("enter-text", 1, "pass") == ("wrong", "0 actions did not finish the task")
 
 
-@pytest.mark.parametrize("task", envs.ARTICLE_TASKS)
+@pytest.mark.parametrize("task", ARTICLE_TASKS)
 def test_few_shot_examples_are_true_and_the_same_twice(browser, task):
     """The question is what the page shows, the program does the task, its draft does not; nothing depends on before."""
     examples = Web.examples({"task": task})
@@ -130,8 +128,9 @@ def test_a_click_goes_to_every_element_that_the_xpath_selects(browser):
 def test_the_first_reward_stays(browser):
     """After the end of the episode nothing counts: neither more clicks nor an action that cannot be done."""
     right, wrong = 'agent.click_xpath("//button[text()=\'ONE\']")', 'agent.click_xpath("//button[text()=\'TWO\']")'
-    assert do("click-test-2", 1, f"{right}\n{wrong}\nagent.click_xpath('//nothing')") == ("correct", "reward 1.00")
-    assert do("click-test-2", 1, f"{wrong}\n{right}") == ("wrong", "reward -1.00")
+    assert do("click-test-2", 1, f"{right}\n{wrong}\nagent.click_xpath('//nothing')") == (
+        "correct", "reward 1.00 after 1 of 3 actions")
+    assert do("click-test-2", 1, f"{wrong}\n{right}") == ("wrong", "reward -1.00 after 1 of 2 actions")
     restart = "agent.click_xpath(\"//*[@id='sync-task-cover']\")"
     assert do("click-test-2", 1, f"{restart}\n{right}")[0] == "error"
 
@@ -164,14 +163,89 @@ def test_a_crashed_page_is_replaced(browser):
     assert do("click-test", 1, CLICK_BUTTON)[0] == "correct"
 
 
-def test_a_page_that_hangs_is_given_up(browser, monkeypatch):
+def test_a_page_that_hangs_is_given_up_once(browser, monkeypatch):
+    """By the browser's own time; it is not tried again, which would take as long once more."""
     do("click-test", 1, CLICK_BUTTON)
-    monkeypatch.setattr(envs.Browser, "PATIENCE", 1.5)
-    endless = "//*[" + "count(//*[" * 14 + "1" + "])" * 14 + "]"  # 14 nested searches through the whole page
+    monkeypatch.setattr(Browser, "CPU_SECONDS", 1.5)
+    endless = "//*[" + "count(//*[" * 14 + "1" + "])" * 14 + "]"  # 14 nested searches in the page
+    begun = Web.browser.cpu_seconds(), time.monotonic()
     outcome, result = do("social-media-all", 1, f"agent.click_xpath({endless!r})")
-    assert outcome == "error" and "hung" in result
+    assert (outcome, result) == ("error", "the page took more than 2 s")
     monkeypatch.undo()
     assert do("click-test", 1, CLICK_BUTTON)[0] == "correct"
+    assert time.monotonic() - begun[1] < 60
+
+
+def test_a_page_that_waits_for_a_busy_machine_does_not_hang(browser, monkeypatch):
+    """The browser is stopped for longer than its time limit, as if it got no core: still right."""
+    do("click-test", 1, CLICK_BUTTON)
+    monkeypatch.setattr(Browser, "CPU_SECONDS", 2.0)
+    stop = (f"sleep 0.1; kill -STOP {Web.browser.pid}; sleep 4; kill -CONT {Web.browser.pid}")
+    helper = subprocess.Popen(["sh", "-c", stop])
+    begun = time.monotonic()
+    outcomes = {do("click-test", 1, CLICK_BUTTON)[0] for _ in range(10)}
+    while time.monotonic() - begun < 3:  # some calls came before the stop
+        outcomes.add(do("click-test", 1, CLICK_BUTTON)[0])
+    helper.wait()
+    assert outcomes == {"correct"}
+
+
+def test_much_typing_is_refused_before_it_begins():
+    program = "for _ in range(99):\n    agent.type('a' * 200)"
+    with pytest.raises(ValueError, match="call 11, .*more than 2000 characters typed"):
+        Web.run(program, {})
+    assert read_actions(json.dumps([["type", "a" * 200]] * 11)) is None
+
+
+# ------------------------------------------------------------- what a program must not get at --
+
+LOOK = {  # one program for every seed: it lets the XPath read in the question what is to be done
+    "click-button": "//button[contains(//*[@id='query'], text())]",
+    "click-link": "//span[@class='alink'][contains(//*[@id='query'], text())]",
+    "click-tab": "//a[contains(//*[@id='query'], text())]",
+    "choose-list": "//option[contains(//*[@id='query'], text())]",
+}
+
+
+@pytest.mark.parametrize("task", LOOK)
+def test_the_question_cannot_be_read_by_an_xpath(browser, task):
+    program = f"agent.click_xpath({LOOK[task]!r})\nagent.click_xpath('//button[@class=\"secondary-action\"]')"
+    assert all(do(task, seed, program)[0] != "correct" for seed in range(3))
+    assert "Click" in ask(task, 0) or "Select" in ask(task, 0) or "Switch" in ask(task, 0)
+
+
+@pytest.mark.parametrize("typed", ["<img src=x onerror=core.endEpisode(1)>",
+                                   "<svg onload=core.endEpisode(1)>",
+                                   "<iframe srcdoc='<script>parent.core.endEpisode(1)</script>'>"])
+def test_typed_text_never_becomes_a_script(browser, typed):
+    """Page `terminal` writes what is typed into its HTML as it is."""
+    program = ("agent.click_xpath(\"//*[@id='terminal-target']\")\n"
+               f"agent.type({typed!r})\nagent.press('enter')\nagent.press('enter')")
+    for seed in range(2):
+        assert do("terminal", seed, program)[0] != "correct"
+        assert do("terminal", seed, program.split("\n", 1)[1])[0] != "correct"
+
+
+# ----------------------------------------------------------------------------- what is learned --
+
+RIGHT = "agent.click_xpath(\"//*[@id='tt']\")\nagent.type('Jerald')\nagent.click_xpath('//button')"
+
+
+@pytest.mark.parametrize("junk", ["agent.type('more')", "agent.press('enter')\nagent.press('enter')"])
+def test_actions_after_the_task_is_done_are_not_learned(browser, junk):
+    program = f"{RIGHT}\n{junk}"
+    outcome, result = do("enter-text", 1, program)
+    record = {"program": program, "outcome": outcome, "result": result}
+    assert outcome == "correct" and f"after 3 of {3 + junk.count('agent')} actions" in result
+    assert Web.tidy(record) == RIGHT
+    plain = {"program": RIGHT, "outcome": "correct", "result": "reward 1.00"}
+    assert Web.tidy(plain) == RIGHT and Web.canonical(plain) == Web.canonical(record)
+
+
+def test_a_loop_is_left_as_it_is():
+    program = "for name in 'ab':\n    agent.type(name)"
+    record = {"program": program, "outcome": "correct", "result": "reward 1.00 after 1 of 2 actions"}
+    assert Web.tidy(record) == program
 
 
 def alive(pid):
@@ -185,7 +259,7 @@ def alive(pid):
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)", "raise SystemExit"])
 def test_no_process_and_no_file_is_left(browser, tmp_path, end):
-    child = ("import os, signal, sys\nimport envs\nfrom envs import Web\n"
+    child = ("import os, signal, sys\nimport envs\nWeb = envs.ENVS['web']\n"
              "Web.browse(lambda browser: browser.open('click-test', 0))\n"
              f"print(Web.browser.pid, flush=True)\n{end}\n")
     done = subprocess.run([sys.executable, "-c", child], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -241,42 +315,4 @@ def test_an_unknown_task_is_named(name):
     with pytest.raises(SystemExit, match="no MiniWoB"):
         make(tasks=name)
     with pytest.raises(SystemExit, match="no MiniWoB"):
-        Web.check({"task": name, "seed": 1}, "[]")
-
-
-# ---------------------------------------------------------------------------------- fetch_wheel --
-
-@pytest.fixture
-def shop(tmp_path, monkeypatch):
-    """A package index of one tiny wheel, and an empty place to unpack it: (folder, sha256)."""
-    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as file:
-        file.writestr("tiny/page.html", "<p>")
-        file.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        file.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr("tiny-1.0.dist-info/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setattr(envs, "HERE", tmp_path / "repository")
-    return tmp_path / "repository" / "models", hashlib.sha256(wheel.read_bytes()).hexdigest()
-
-
-def test_fetch_wheel_unpacks_once_also_when_asked_twice_at_once(shop):
-    models, digest = shop
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        folders = list(pool.map(lambda _: envs.fetch_wheel("tiny", "1.0", digest), range(2)))
-    assert folders == [models / "tiny-1.0"] * 2
-    assert (models / "tiny-1.0" / "tiny" / "page.html").read_text() == "<p>"
-    assert [path.name for path in models.iterdir()] == ["tiny-1.0"]  # nothing half-done is left
-    assert envs.fetch_wheel("tiny", "1.0", "not looked at any more") == models / "tiny-1.0"
-
-
-@pytest.mark.parametrize("name, digest, reason", [
-    ("tiny", "0" * 64, "has sha256 .*, not 0000"),
-    ("no-such-package", "0" * 64, "could not fetch no-such-package==1.0 with pip"),
-])
-def test_fetch_wheel_fails_in_one_line(shop, name, digest, reason):
-    with pytest.raises(SystemExit, match=reason) as error:
-        envs.fetch_wheel(name, "1.0", digest)
-    assert "\n" not in str(error.value)
-    assert not list(shop[0].iterdir())
+        Web.compare({"task": name, "seed": 1}, "[]")
