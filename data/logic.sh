@@ -13,3 +13,6 @@
 : "${AGAIN:=0.3}"          # share of the solved tasks to explore again: the pool keeps the others
 : "${TEMPERATURE:=1.0}"    # of sampling after iteration 0
 : "${MAKE_FLAGS=--guards}" # the reward wants every sentence as one line, in the task's own words
+# No refinement: a theory has one right program, so P+ never holds the second one that the article
+# would pair with a mistake (n2 = 0), and a model that was taught no rewrite copies the draft.
+: "${REFINE_FROM:=1000}"   # first iteration with refinement

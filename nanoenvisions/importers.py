@@ -1,6 +1,6 @@
 """Importers: public data sets as tasks.
 
-May import records, templates and logic (for its numbered lines).
+May import records, templates and theories.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
-from nanoenvisions.logic import numbered
+from nanoenvisions.theories import numbered
 from nanoenvisions.records import fail, read_jsonl
 from nanoenvisions.templates import whole
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from test_logic import Logic, clauses, make, sentence, unnumbered
 
-from envs import is_variable, read_jsonl, read_program
+from nanoenvisions.importers import FORMATS
+from nanoenvisions.logic import is_variable, read_program
+from nanoenvisions.records import read_jsonl
 
 
 def atom(literal):
@@ -41,7 +43,7 @@ def text(statements, questions):
 
 def rewarded(program, task):
     try:
-        return Logic.check(task, Logic.run(program, task))[0] == "correct"
+        return Logic.compare(task, Logic.run(program, task))[0] == "correct"
     except ValueError:
         return False
 
@@ -108,12 +110,12 @@ def noise(flags, num=300):
 
 
 def public(folder):
-    tasks = Logic.formats["envisions-logic"](folder / "envisions_proofwriter.json")
+    tasks = FORMATS["envisions-logic"](folder / "envisions_proofwriter.json")
     right = sum(rewarded(text(*parsed(task, 1)), task) for task in tasks)
     print(f"ProofWriter, programs built from the English: {right} of {len(tasks)} gold answers")
     for name in ("ProofWriter", "ProntoQA"):
         file = folder / f"logiclm_{name}_dev_gpt-3.5-turbo.json"
-        candidates = Logic.formats["logiclm-programs"](file)
+        candidates = FORMATS["logiclm-programs"](file)
         right = sum(rewarded(candidate["program"], candidate) for candidate in candidates)
         share = right / len(candidates)
         print(f"{name}, GPT-3.5's published programs: {right} of {len(candidates)} rewarded ({share:.0%})")

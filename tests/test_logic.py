@@ -1,5 +1,5 @@
 """Logic: grammar, semantics, generator and importers. The generator's answers are compared with a plain fixpoint that
-reads the English sentences itself: no line of it is shared with envs.py."""
+reads the English sentences itself: no line of it is shared with the product."""
 import argparse
 import itertools
 import json
@@ -15,7 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 import envs
-from envs import Logic
+from nanoenvisions import logic, theories
+from nanoenvisions.importers import FORMATS
+from nanoenvisions.theories import LEVELS, LOGIC_WORDS
+
+Logic = envs.ENVS["logic"]
 
 
 # ------------------------------------------------- an independent reader of English, and a fixpoint --
@@ -127,7 +131,7 @@ likes(bear, tiger, False)
 
 
 def test_both_grammars_say_the_same():
-    first, second = envs.read_program(COMPACT), envs.read_program(LOGIC_LM)
+    first, second = logic.read_program(COMPACT), logic.read_program(LOGIC_LM)
     assert first[1] == second[1] == [(True, "smart", "Bob"), (False, "likes", "bear", "tiger")]
     assert first[0][:2] == second[0][:2] == [([], [(True, "cold", "Bob")]), ([], [(True, "likes", "bear", "tiger")])]
     assert run(COMPACT) == run(LOGIC_LM) == "Unknown, False"
@@ -137,7 +141,7 @@ def test_both_grammars_say_the_same():
     "Not(Cold(Bob, True))", "!Cold(Bob, True)", "~Cold(Bob)", "¬Cold(Bob)", "not Cold(Bob)",
     "Cold(Bob, False)", "Bob is not Cold", "Not(Cold(Bob))", "Not(Not(Cold(Bob, false)))"])
 def test_lenient_negation(text):
-    assert envs.read_literal(text) == (False, "Cold", "Bob")
+    assert logic.read_literal(text) == (False, "Cold", "Bob")
 
 
 def test_rules_may_stand_among_the_facts_but_names_are_not_mended():
@@ -147,21 +151,21 @@ def test_rules_may_stand_among_the_facts_but_names_are_not_mended():
 
 
 def test_a_second_condition_may_lean_on_the_first():
-    assert Logic.canonical("if X is big and likes cat then X is red\nBob is red?") == \
-           Logic.canonical("if X is big and X likes cat then X is red\nBob is red?")
+    assert Logic.canonical({"program": "if X is big and likes cat then X is red\nBob is red?"}) == \
+           Logic.canonical({"program": "if X is big and X likes cat then X is red\nBob is red?"})
 
 
 def test_lines_may_be_numbered_and_rules_may_speak_of_something():
-    assert envs.numbered(["Bob is cold", "Bob is red?"]) == "1. Bob is cold\n2. Bob is red?"
-    assert envs.read_program("1. Bob is cold\n2. if something is cold then it is red\n3. Bob is red?") == \
-           envs.read_program("Bob is cold\nif X is cold then X is red\nBob is red?")
+    assert theories.numbered(["Bob is cold", "Bob is red?"]) == "1. Bob is cold\n2. Bob is red?"
+    assert logic.read_program("1. Bob is cold\n2. if something is cold then it is red\n3. Bob is red?") == \
+           logic.read_program("Bob is cold\nif X is cold then X is red\nBob is red?")
 
 
 def test_canonical_sorts_statements_and_keeps_the_order_of_questions():
     program = "Bob is cold\nMia is red\nBob is red?\nMia is cold?"
-    assert Logic.canonical(program) == Logic.canonical("Mia is red # first\n\nBob  is cold.\nBob is red?\nMia is cold?")
-    assert Logic.canonical(program) != Logic.canonical("Bob is cold\nMia is red\nMia is cold?\nBob is red?")
-    assert Logic.canonical("no  program\nhere at all, no") == "no program here at all, no"
+    assert Logic.canonical({"program": program}) == Logic.canonical({"program": "Mia is red # first\n\nBob  is cold.\nBob is red?\nMia is cold?"})
+    assert Logic.canonical({"program": program}) != Logic.canonical({"program": "Bob is cold\nMia is red\nMia is cold?\nBob is red?"})
+    assert Logic.canonical({"program": "no  program\nhere at all, no"}) == "no program here at all, no"
 
 
 @pytest.mark.parametrize("program, reason", [
@@ -216,8 +220,8 @@ def test_variables_only_in_the_head_range_over_all_names():
 
 def test_reward_only_if_all_answers_are_right():
     task = {"answer": "True, Unknown"}
-    assert Logic.check(task, "True, Unknown") == ("correct", "True, Unknown")
-    assert [Logic.check(task, value)[0] for value in ("True, False", "True", "True, Unknown, True")] == ["wrong"] * 3
+    assert Logic.compare(task, "True, Unknown") == ("correct", "True, Unknown")
+    assert [Logic.compare(task, value)[0] for value in ("True, False", "True", "True, Unknown, True")] == ["wrong"] * 3
 
 
 def test_guards():
@@ -239,8 +243,8 @@ def test_guards():
 
 @pytest.mark.parametrize("semantics", ["owa", "cwa", "pronto"])
 def test_guards_refuse_no_right_program(semantics):
-    for size in sum(envs.LEVELS.values(), []):
-        draws = (envs.logic_task(random.Random(number), size, semantics, envs.LOGIC_WORDS) for number in range(1_000))
+    for size in sum(LEVELS.values(), []):
+        draws = (theories.logic_task(random.Random(number), size, semantics, LOGIC_WORDS, logic.solve) for number in range(1_000))
         for made in itertools.islice(filter(None, draws), 10):
             assert run(made["program"], semantics, guards=True, question=made["question"]) == made["answer"]
 
@@ -293,7 +297,7 @@ def test_sizes_names_levels_and_guards_are_arguments():
 
 @pytest.mark.parametrize("semantics", ["owa", "cwa", "pronto"])
 def test_examples_are_right_and_name_nothing_that_tasks_name(semantics):
-    words = {word for group in envs.LOGIC_WORDS.values() for word in group[len(group) // 3:]}
+    words = {word for group in LOGIC_WORDS.values() for word in group[len(group) // 3:]}
     for task in make("--semantics", semantics, "--levels", "1-4", num=4):
         for example in Logic.examples(task):
             lines, number = unnumbered(example["question"]), example["program"].count("?")
@@ -327,29 +331,29 @@ def test_importers(format, tmp_path):
     row, semantics, answers, statement = ROWS[format]
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    tasks = Logic.formats[format](file)
+    tasks = FORMATS[format](file)
     assert [task["answer"] for task in tasks] == answers
     assert tasks[0]["semantics"] == semantics and unnumbered(tasks[0]["question"])[-1] == statement
     assert len({task["id"] for task in tasks}) == len(tasks) and len(Logic.examples(tasks[0])) == 5
     file.write_text(json.dumps({"id": "x", "text": "no such row"}) + "\n")
     with pytest.raises(SystemExit, match="entry 1"):
-        Logic.formats[format](file)
+        FORMATS[format](file)
 
 
 def test_prontoqa_as_it_is_published(tmp_path):
     file = tmp_path / "1hop.json"
     file.write_text(json.dumps({"example1": {"test_example": ROWS["prontoqa"][0]}}, indent=2))
-    assert [task["answer"] for task in Logic.formats["prontoqa"](file)] == ["True"]
+    assert [task["answer"] for task in FORMATS["prontoqa"](file)] == ["True"]
 
 
 def test_published_programs_become_candidates(tmp_path):
     row = {**ROWS["envisions-logic"][0], "raw_logic_programs": [
         "Facts:\nCold(Bob, True)\nRules:\nCold($x, True) >>> Red($x, True)\nQuery:\nRed(Bob, True) ::: Bob is red."]}
     (tmp_path / "rows.json").write_text(json.dumps([row]))
-    (candidate,) = Logic.formats["logiclm-programs"](tmp_path / "rows.json")
-    assert Logic.check(candidate, Logic.run(candidate["program"], candidate))[0] == "correct"
+    (candidate,) = FORMATS["logiclm-programs"](tmp_path / "rows.json")
+    assert Logic.compare(candidate, Logic.run(candidate["program"], candidate))[0] == "correct"
     assert (candidate["candidate"], candidate["iteration"], candidate["source"]) == (0, 0, "explore")
-    (task,) = Logic.formats["logiclm"](tmp_path / "rows.json")
+    (task,) = FORMATS["logiclm"](tmp_path / "rows.json")
     assert "program" not in task
 
 
