@@ -1,6 +1,6 @@
 """What the logic environment rewards, and how fast. Not a test: python tests/bench_logic.py [--public FOLDER]
 
-    reward noise   correct programs are damaged in eleven ways; the share that is still rewarded, by the number of
+    reward noise   correct programs are damaged in fifteen ways; the share that is still rewarded, by the number of
                    questions about one context, and with guards
     speed          programs per second in this process (reward.py adds the cost of the sandbox)
     public files   with --public: programs built from the English of ProofWriter items, and the programs that GPT-3.5
@@ -9,6 +9,7 @@
 """
 import argparse
 import random
+import re
 import sys
 import time
 from collections import Counter
@@ -53,7 +54,7 @@ def without(items, index):
 
 
 def damages(rng, statements, questions, other):
-    """Eleven wrong programs: {name: program}; a damage that this theory has no place for is left out."""
+    """Fifteen wrong programs: {name: program}; a damage that this theory has no place for is left out."""
     facts = [place for place, (body, _) in enumerate(statements) if not body]
     rules = [place for place, (body, _) in enumerate(statements) if body]
     long = [place for place in rules if len(statements[place][0]) > 1]
@@ -93,6 +94,24 @@ def damages(rng, statements, questions, other):
         body, head = statements[place]
         body = without(body, rng.randrange(len(body)))
         found["one condition dropped"] = text([*statements[:place], (body, head), *statements[place + 1:]], questions)
+    if long:  # a condition in the conclusion, and the whole rule as a fact about everything
+        place = rng.choice(long)
+        (first, *others), head = statements[place]
+        for name, line in (("one condition moved to the conclusion",
+                            rule([first], head) + " && " + " && ".join(map(atom, others))),
+                           ("one rule as a fact about everything",
+                            " && ".join(map(atom, [first, *others, head])))):
+            lines = [rule(*one) for one in statements]
+            lines[place] = line
+            found[name] = "\n".join([*lines, "Query:", *map(atom, questions)])
+    body, head = statements[facts[0]]
+    wrong = (head[0], head[1], f"{head[2]}1", *head[3:])  # Bob1 is cold
+    found["one name with a digit"] = text(
+        [*statements[:facts[0]], (body, wrong), *statements[facts[0] + 1:]], questions)
+    whole, words = text(statements, questions), {part[1] for body, part in statements}
+    for word in words:  # cold7 throughout
+        whole = re.sub(rf"\b{word}\b", f"{word}7", whole)
+    found["all words with a digit"] = whole
     return found
 
 
