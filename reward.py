@@ -151,8 +151,8 @@ def parse_args(argv=None):
         help="greedy answers to held-out tasks: report the accuracy")
     add("--metrics", metavar="FILE", help="put the counts into this metrics.jsonl")
     args = parser.parse_args(argv)
-    for name, fits, must in (
-            ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),  # not nan
+    for name, fits, must in (  # nan fits nowhere
+            ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),
             ("seed", 0 <= args.seed < 2 ** 32, "from 0 to 4294967295"),  # as for Python's hashing
             ("workers", args.workers is None or args.workers > 0, "at least 1"),
             ("limit", args.limit is None or args.limit > 0, "at least 1")):

@@ -15,7 +15,6 @@ import importlib
 import json
 import os
 import resource
-import select
 import shutil
 import signal
 import struct
@@ -65,6 +64,7 @@ def serve(folder, timeout, workers, memory_mb, seed, scratch, modules, environme
 
 
 def loop(jail, workers, running):
+    import select  # the library's: loaded before our folder, with a stage of this name, is known
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)  # the death of a child ends poll() below
@@ -176,7 +176,8 @@ class Run:
             os.close(pipe)
         os.set_blocking(self.pipe, False)
         self.start = self.mark = self.looked = time.monotonic()
-        self.used = self.queued = self.credit = self.active = 0.0  # seconds
+        self.used = self.queued = self.active = 0.0  # seconds
+        self.credit = self.early = self.idle = 0.0
         self.asleep = self.slept = False
         self.memory = 0  # bytes, beside what it shares with the server
 
@@ -194,24 +195,27 @@ class Run:
         if wall < TICK:
             return
         used, queued, ready, threads, resident = measure(self.pid)
-        # The kernel counts waiting when it is over: a program that is ready and has not run since
-        # `mark` has waited since then. Threads wait beside one another, so what counts is at most
-        # the time in which none of them ran.
-        waiting = 0.0
+        # A program that is ready but has not run since the last poll has waited since then. Else
+        # the kernel tells how long, once the wait is over; but threads wait beside one another, so
+        # what counts is at most the time in which none ran (`idle`), now and one span before.
         if ready and used == self.used:
-            waiting = span
+            self.credit, self.early = self.credit + span, self.early + span
         else:
-            self.credit += min(queued - self.queued, max(0.0, span - (used - self.used)))
-            self.mark, self.used, self.queued = now, used, queued
+            idle, rest = max(0.0, span - (used - self.used)), self.idle
+            told = min(max(0.0, queued - self.queued - self.early), rest + idle)
+            self.credit, self.early = self.credit + told, 0.0
+            self.idle = min(idle, rest + idle - told) if ready else 0.0
+            self.used, self.queued = used, queued
+        self.mark = now
         self.memory = max(0, resident - self.jail.resident)
         if now - self.looked > 4 * TICK:
-            active = used + self.credit + waiting
+            active = used + self.credit + self.idle
             self.asleep = (active - self.active < 0.1 * (now - self.looked) and not ready
                            and self.memory < SLEEPER_BYTES)
             self.slept |= self.asleep
             self.active, self.looked = active, now
         limit = self.jail.timeout
-        if wall - self.credit - waiting >= limit or wall >= PATIENCE * limit:
+        if wall - self.credit - self.idle >= limit or wall >= PATIENCE * limit:
             self.kill(b"t", f"no answer within {limit:g} s")
         elif threads > THREADS:
             self.kill(b"e", f"more than {THREADS} threads")

@@ -1,10 +1,9 @@
-"""Programs that the sandbox must bear: honest ones that are easily misjudged, and hostile ones.
+"""Programs that the sandbox must bear: honest ones that are easily misjudged. See hostile.py, too.
 
-A case is (why, expected outcome, program), and the gold answer where it is not 42. Hostile programs answer 42 if, and
-only if, they got through: the outcome "correct" then marks a breach. Where several outcomes are right they are given as
-"wrong|error". Words in capitals are filled in by the test: CANARY (a file of the user), FOLDER (where it lies), GOLD
-(the file with the gold answers), PORT (a TCP and UDP server on this machine), PID (the caller's process).
+A case is (why, expected outcome, program), and the gold answer where it is not 42. Where several
+outcomes are right they are given as "wrong|error".
 """
+from hostile import HOSTILE
 
 HONEST = [
     # Where an answer may stand
@@ -13,74 +12,169 @@ HONEST = [
     ("variable ans", "correct", "ans = 42"),
     ("variable result", "correct", "result = 42"),
     ("solution() goes before answer", "correct", "answer = 1\ndef solution():\n    return 42"),
-    ("answer goes before what is printed", "correct", "answer = 42\nprint(7)"),
+    ("what is printed goes before answer", "correct", "answer = 7\nprint(42)"),
+    ("answer, if what is printed is no number", "correct",
+     "answer = 42\nprint('The answer is', answer)"),
+    ("what is printed goes before result", "correct", "result = 6; print(result * 7)"),
+    ("solution() goes before what is printed", "correct",
+     "def solution():\n    return 42\nprint(7)"),
+    ("print(solution()) with state", "correct",
+     "n = 0\ndef solution():\n    global n\n    n += 1\n    return 41 + n\nprint(solution())"),
+    ("print(solution()) with a used-up iterator", "correct",
+     "it = iter([42])\ndef solution():\n    return next(it)\nprint(solution())"),
+    ("print(solution()) with 0.6 s of work", "correct",
+     "import time\ndef solution():\n    end = time.process_time() + 0.6\n"
+     "    while time.process_time() < end: pass\n    return 42\nprint(solution())"),
+    ("solution() is called in main()", "correct",
+     "it = iter([42])\ndef solution():\n    return next(it)\ndef main():\n"
+     "    x = solution()\n    print('It is', x)\nif __name__ == '__main__':\n    main()"),
+    ("what the last of several calls returned", "correct",
+     "n = 40\ndef solution():\n    global n\n    n += 1\n    return n\nprint(solution())\n"
+     "print(solution())"),
+    ("a called solution() that prints", "correct",
+     "it = iter([42])\ndef solution():\n    print(next(it))\nsolution()"),
+    ("solution() calls itself", "correct",
+     "n = 5\ndef solution():\n    global n\n    n -= 1\n"
+     "    return 42 if n == 0 else solution()\nprint(solution())"),
+    ("another solution() after the call", "correct",
+     "def solution():\n    return 7\nprint(solution())\ndef solution():\n    return 42"),
+    ("a call that failed is no result", "correct",
+     "n = 0\ndef solution():\n    global n\n    n += 1\n    return 84 // (n - 1) - 42\n"
+     "try:\n    solution()\nexcept ZeroDivisionError: n = 1"),
+    ("solution(6, 7) is printed", "correct",
+     "def solution(a, b):\n    return a * b\nprint(solution(6, 7))"),
+    ("solution(n=6)", "correct", "def solution(n=6):\n    return n * 7\nassert solution(1) == 7"),
+    ("sys.exit() after solution", "correct",
+     "import sys\ndef solution():\n    return 42\nsys.exit()"),
     ("the last print counts", "correct", "print('thinking')\nprint(42)\nprint()"),
     ("solution() prints instead of returning", "correct", "def solution():\n    print(42)"),
     ("prints without a line feed", "correct", "import sys\nsys.stdout.write('42')"),
     ("prints bytes", "correct", "import sys\nsys.stdout.buffer.write(b'42')"),
     ("sys.exit after the answer", "correct", "import sys\nanswer = 42\nsys.exit(0)"),
-    ("exit() inside solution() after printing", "correct", "def solution():\n    print(42)\n    exit()"),
+    ("exit() inside solution() after printing", "correct",
+     "def solution():\n    print(42)\n    exit()"),
     ("main guard", "correct",
      "def main():\n    global answer\n    answer = 42\nif __name__ == '__main__':\n    main()"),
     ("lambda as solution", "correct", "solution = lambda: 42"),
     ("solution is a number", "correct", "solution = 42"),
-    ("recursion", "correct", "def f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nanswer = f(500) - 458"),
+    ("recursion", "correct",
+     "def f(n):\n    return 0 if n == 0 else 1 + f(n - 1)\nanswer = f(500) - 458"),
     ("comprehension and class see the globals", "correct",
      "n = 6\nclass A:\n    k = n\nans = sum(A.k for _ in range(7))"),
-    ("dataclass", "correct", "from dataclasses import dataclass\n@dataclass\nclass P:\n    n: int\nanswer = P(42).n"),
-    ("try and itertools", "correct", "import itertools\ntry:\n    answer = sum(itertools.repeat(6, 7))\nexcept: pass"),
+    ("dataclass", "correct",
+     "from dataclasses import dataclass\n@dataclass\nclass P:\n    n: int\nanswer = P(42).n"),
+    ("try and itertools", "correct",
+     "import itertools\ntry:\n    answer = sum(itertools.repeat(6, 7))\nexcept: pass"),
     ("half a second of honest work", "correct",
-     "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\nanswer = 42"),
+     "import time\nend = time.process_time() + 0.5\nwhile time.process_time() < end: pass\n"
+     "answer = 42"),
+    ("half a second of honest work in a thread", "correct",
+     "import threading, time\ndef work():\n    global answer\n    end = time.process_time() + 0.5\n"
+     "    while time.process_time() < end: pass\n    answer = 42\n"
+     "t = threading.Thread(target=work)\nt.start()\nt.join()"),
+    ("40 threads", "correct",
+     "import threading, time\n"
+     "ts = [threading.Thread(target=time.sleep, args=(0.1,)) for _ in range(40)]\n"
+     "for t in ts: t.start()\nfor t in ts: t.join()\nanswer = 42"),
+    ("60 files", "correct", "for n in range(60): open(str(n), 'w').close()\nanswer = 42"),
+    ("a dataclass knows its types", "correct",
+     "import dataclasses\n@dataclasses.dataclass\nclass P:\n    n: int\n"
+     "answer = 42 if dataclasses.fields(P)[0].type is int else 0"),
+    ("annotations that wait", "correct",
+     "from __future__ import annotations\nclass A:\n    def f(self) -> B: return 42\n"
+     "answer = A().f()"),
+    ("type hints of its own classes", "correct",
+     "import typing\nclass B: pass\nclass A:\n    b: 'B'\n"
+     "answer = 42 if typing.get_type_hints(A)['b'] is B else 0"),
+    ("pickles its own classes", "correct",
+     "import pickle\nclass A: n = 42\nanswer = pickle.loads(pickle.dumps(A())).n"),
     ("a nap within the limit", "correct", "import time\ntime.sleep(0.5)\nanswer = 42"),
     ("a thread", "correct",
      "import threading\nfound = []\nt = threading.Thread(target=found.append, args=(42,))\n"
      "t.start()\nt.join()\nanswer = found"),
-    ("a thread pool", "correct", "from concurrent.futures import ThreadPoolExecutor\n"
-                                 "with ThreadPoolExecutor(4) as pool: answer = sum(pool.map(int, ['20', '22']))"),
+    ("a thread pool", "correct",
+     "from concurrent.futures import ThreadPoolExecutor\n"
+     "with ThreadPoolExecutor(4) as pool: answer = sum(pool.map(int, ['20', '22']))"),
     ("a scratch file", "correct",
      "with open('notes', 'w') as file: file.write('42')\nanswer = int(open('notes').read())"),
-    ("a temporary file", "correct", "import tempfile\nwith tempfile.TemporaryFile('w+') as file:\n"
-                                    "    file.write('42')\n    file.seek(0)\n    answer = file.read()"),
-    ("modules that are not preloaded", "correct", "import colorsys, email.message, uuid\nanswer = 42"),
+    ("a temporary file", "correct",
+     "import tempfile\nwith tempfile.TemporaryFile('w+') as file:\n    file.write('42')\n"
+     "    file.seek(0)\n    answer = file.read()"),
+    ("modules that are not preloaded", "correct",
+     "import colorsys, email.message, uuid\nanswer = 42"),
     ("100 MB are within the limit", "correct", "block = bytearray(100 << 20)\nanswer = 42"),
     ("random is seeded", "correct", "import random\nanswer = random.random()", 0.8444218515250481),
-    ("time zones", "correct", "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
-                              "answer = datetime(2024, 7, 1, tzinfo=ZoneInfo('Europe/Berlin')).utcoffset().seconds",
-                              7200),
+    ("time zones", "correct",
+     "from datetime import datetime\nfrom zoneinfo import ZoneInfo\n"
+     "answer = datetime(2024, 7, 1, tzinfo=ZoneInfo('Europe/Berlin')).utcoffset().seconds", 7200),
 
     # What is a number
     ("float", "correct", "answer = 42.0"),
     ("float noise", "correct", "answer = 0.1 + 0.2", 0.3),
-    ("within 1e-3 relative", "correct", "answer = 42.04"),
-    ("beyond 1e-3 relative", "wrong", "answer = 42.05"),
-    ("within 1e-6 absolute", "correct", "answer = 0.0000005", 0),
-    ("beyond 1e-6 absolute", "wrong", "answer = 0.00001", 0),
+    ("within 1e-3", "correct", "answer = 42.0009"),
+    ("beyond 1e-3", "wrong", "answer = 42.0011"),
+    ("within 1e-3 of 0", "correct", "answer = 0.0009", 0),
+    ("beyond 1e-3 of 0", "wrong", "answer = 0.0011", 0),
+    ("off by five of 48,320", "wrong", "answer = 48325", 48320),
+    ("off by one", "wrong", "answer = 43"),
+    ("off by one of many", "wrong", "answer = 10**10 + 1", 10**10),
+    ("two decimals", "correct", "answer = 10 / 3", 3.33),
+    ("two decimals, half up", "correct", "answer = 0.125", 0.13),
+    ("beyond two decimals", "wrong", "answer = 3.336", 3.33),
+    ("two decimals as a string", "correct", "answer = 3.304", "3.30"),
+    ("one decimal", "wrong", "answer = 3.304", 3.3),
+    ("three decimals", "wrong", "answer = 3.3365", 3.333),
+    ("rounding of a large number", "correct", "answer = 123456789.2", 123456789.123),
     ("negative", "correct", "answer = -42", -42),
     ("wrong sign", "wrong", "answer = -42"),
     ("Fraction", "correct", "from fractions import Fraction\nanswer = Fraction(126, 3)"),
-    ("Fraction below one", "correct", "from fractions import Fraction\nanswer = Fraction(1, 3)", 0.333333),
+    ("Fraction below one", "correct",
+     "from fractions import Fraction\nanswer = Fraction(1, 3)", 0.333333),
     ("Decimal", "correct", "from decimal import Decimal\nanswer = Decimal('42.00')"),
     ("Decimal with exponent", "correct", "from decimal import Decimal\nanswer = Decimal('4.2E+1')"),
     ("complex, but real", "correct", "answer = complex(42, 0)"),
+    ("complex, but for rounding", "correct", "answer = complex(42, 1e-16)"),
     ("complex", "wrong", "answer = complex(42, 1)"),
     ("numpy integer", "correct", "import numpy as np\nanswer = np.int64(42)"),
     ("numpy float32", "correct", "import numpy as np\nanswer = np.float32(42)"),
     ("numpy long double", "correct", "import numpy as np\nanswer = np.longdouble(42)"),
+    ("numpy complex", "correct", "import numpy as np\nanswer = np.complex128(42)"),
+    ("numpy matrix", "correct", "import numpy as np\nanswer = np.matrix([[6]]) * 7"),
+    ("numpy masked", "wrong", "import numpy as np\nanswer = np.ma.masked", 0),
+    ("numpy string", "correct", "import numpy as np\nanswer = np.array(['42'])"),
     ("numpy array of one", "correct", "import numpy as np\nanswer = np.array([[42]])"),
     ("numpy array of two", "wrong", "import numpy as np\nanswer = np.array([42, 42])"),
     ("numpy bool", "wrong", "import numpy as np\nanswer = np.bool_(True)", 1),
-    ("numpy linear algebra", "correct", "import numpy as np\nanswer = np.linalg.solve([[2.0]], [84.0])"),
+    ("numpy linear algebra", "correct",
+     "import numpy as np\nanswer = np.linalg.solve([[2.0]], [84.0])"),
     ("sympy Integer", "correct", "import sympy\nanswer = sympy.Integer(42)"),
     ("sympy Rational", "correct", "import sympy\nanswer = sympy.Rational(1, 8)", 0.125),
+    ("sympy Integer by division", "correct", "import sympy\nanswer = sympy.Integer(84) / 2"),
+    ("sympy FiniteSet", "correct", "import sympy\nanswer = sympy.FiniteSet(42)"),
+    ("sympy FiniteSet of two", "wrong", "import sympy\nanswer = sympy.FiniteSet(42, 43)"),
+    ("sympy solveset", "correct",
+     "from sympy import *\nx = symbols('x')\nanswer = solveset(x - 42, x)"),
+    ("sympy cube root", "correct",
+     "from sympy import *\nx = symbols('x')\n"
+     "answer = [r for r in solve(x**3 - 2) if r.is_real]", 1.259921),
+    ("mpmath", "correct", "import mpmath\nanswer = mpmath.mpf(42)"),
+    ("mpmath function", "correct", "from mpmath import sqrt\nanswer = sqrt(1764)"),
+    ("mpmath complex", "correct", "import mpmath\nanswer = mpmath.mpc(42, 0)"),
     ("sympy Float", "correct", "import sympy\nanswer = sympy.Float('42')"),
     ("sympy expression", "correct", "from sympy import sqrt, pi\nanswer = sqrt(2) * pi", 4.442883),
-    ("sympy solve gives a list", "correct", "from sympy import *\nx = symbols('x')\nanswer = solve(x - 42, x)"),
-    ("sympy solve with two roots", "wrong", "from sympy import *\nx = symbols('x')\nanswer = solve(x**2 - 1764, x)"),
+    ("sympy solve gives a list", "correct",
+     "from sympy import *\nx = symbols('x')\nanswer = solve(x - 42, x)"),
+    ("sympy solve with two roots", "wrong",
+     "from sympy import *\nx = symbols('x')\nanswer = solve(x**2 - 1764, x)"),
     ("sympy symbol", "wrong", "from sympy import *\nanswer = symbols('x')"),
     ("sympy infinity", "wrong", "from sympy import oo\nanswer = oo"),
     ("sympy truth", "wrong", "from sympy import true\nanswer = true", 1),
     ("numeric string", "correct", "answer = ' 42\\n'"),
     ("money", "correct", "answer = '$1,234.50'", 1234.5),
+    ("minus sign of typesetting", "correct", "answer = '\u22125'", -5),
+    ("money behind", "correct", "answer = '42$'"),
+    ("money behind a blank", "correct", "answer = '42 €'"),
+    ("money before a blank", "correct", "answer = '$ 42'"),
     ("negative money", "correct", "answer = '-$5'", -5),
     ("per cent", "correct", "answer = '36%'", 36),
     ("ratio", "correct", "answer = '84/2'"),
@@ -109,9 +203,11 @@ HONEST = [
     ("nan as a string", "wrong", "answer = 'nan'"),
     ("integer of 5,000 digits", "wrong", "answer = 10 ** 5000"),
     ("integer of 1,000 digits", "wrong", "answer = 10 ** 1000"),
-    ("Fraction of 9,000 digits", "wrong", "from fractions import Fraction\nanswer = Fraction(10**9000, 10**8999 + 1)"),
+    ("Fraction of 9,000 digits", "wrong",
+     "from fractions import Fraction\nanswer = Fraction(10**9000, 10**8999 + 1)"),
     ("a text over which Fraction() would take hours", "wrong", "answer = '1e999999999'"),
-    ("Decimal beyond all floats", "wrong", "from decimal import Decimal\nanswer = Decimal('1E+999999')"),
+    ("Decimal beyond all floats", "wrong",
+     "from decimal import Decimal\nanswer = Decimal('1E+999999')"),
     ("coroutine", "wrong", "async def solution():\n    return 42"),
     ("generator", "wrong", "def solution():\n    yield 42"),
 
@@ -147,225 +243,6 @@ HONEST = [
     ("input()", "error", "answer = int(input())"),
     ("sys.exit without an answer", "error", "import sys\nsys.exit()"),
     ("function instead of a value", "error", "def answer():\n    return 42"),
-]
-
-OUT = "wrong|error"  # whatever it says, but not that it got through
-
-
-def system_call(number, *arguments):
-    """A program that makes a system call (by its x86-64 number) and answers 42 if the kernel did as told."""
-    values = ", ".join(map(str, arguments))
-    return ("import ctypes\nbuffer = ctypes.create_string_buffer(256)\n"
-            f"answer = 42 if ctypes.CDLL(None).syscall({number}, {values}) >= 0 else 0")
-
-
-HOSTILE = [
-    # Time
-    ("endless loop", "timeout", "while True: pass"),
-    ("endless sleep", "timeout", "import time\ntime.sleep(1000)"),
-    ("swallows every exception", "timeout",
-     "while True:\n    try:\n        while True: pass\n    except BaseException: pass"),
-    ("ignores every signal it may", "timeout", "import signal\nfor n in range(1, 65):\n"
-     "    try: signal.signal(n, signal.SIG_IGN)\n    except Exception: pass\nwhile True: pass"),
-    ("loops in C", "timeout", "sum(iter(int, 1))"),
-    ("backtracking", "timeout", "import re\nre.match('(a+)+$', 'a' * 40 + 'b')"),
-    ("endless printing", "timeout", "while True: print('x' * 1000)"),
-    ("8 busy threads", "timeout", "import threading\ndef f():\n    while True: pass\n"
-     "for _ in range(8): threading.Thread(target=f).start()\nf()"),
-    ("thread outlives the answer", "correct",
-     "import threading\ndef f():\n    while True: pass\nthreading.Thread(target=f).start()\nanswer = 42"),
-    ("atexit that loops", "correct", "import atexit\ndef f():\n    while True: pass\natexit.register(f)\nanswer = 42"),
-    ("finaliser that loops", "correct",
-     "class A:\n    def __del__(self):\n        while True: pass\na = A()\nanswer = 42"),
-    ("deadlock", "timeout", "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()"),
-    ("pause", "timeout", "import signal\nsignal.pause()"),
-    ("stops itself", "error|timeout", "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)"),
-    ("waits for input", "error", "import os\nanswer = int(os.read(0, 10))"),
-    ("huge power", "timeout|error", "x = 9 ** 9 ** 9"),
-
-    # Memory and floods
-    ("10 GB at once", "error", "x = bytearray(10 << 30)"),
-    ("memory bit by bit", "error|timeout", "x = []\nwhile True: x.append(bytearray(1 << 20))"),
-    ("list that doubles", "error|timeout", "x = [0]\nwhile True: x += x"),
-    ("mapping of 8 GB", "error", "import mmap\nmmap.mmap(-1, 8 << 30)"),
-    ("recursion without end", "error", "def f(): return f()\nf()"),
-    ("recursion without limit", "error|timeout", "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()"),
-    ("big file", OUT,
-     "with open('big', 'wb') as file:\n    for _ in range(200): file.write(bytes(1 << 20))\nanswer = 42"),
-    ("many files", "error|timeout", "n = 0\nwhile True:\n    open(str(n), 'wb').write(bytes(1 << 20))\n    n += 1"),
-    ("many open files", OUT, "files = [open('x', 'w') for _ in range(5000)]\nanswer = 42"),
-    ("many threads", "wrong|error|timeout", "import threading, time\nthreading.stack_size(32768)\n"
-     "for _ in range(100_000): threading.Thread(target=time.sleep, args=(9,)).start()\nanswer = 42"),
-    ("10 MB on stdout and stderr", "correct", "import os\nfor _ in range(80):\n    os.write(1, bytes(65536))\n"
-     "    os.write(2, bytes(65536))\nanswer = 42"),
-    ("fills every descriptor", "timeout|error", "import os\nfor _ in range(100):\n    for fd in range(64):\n"
-     "        try: os.write(fd, bytes(65536))\n        except OSError: pass\nanswer = 42"),
-
-    # Processes
-    ("fork", OUT, "import os\nif os.fork() == 0: os._exit(0)\nanswer = 42"),
-    ("fork bomb", "error|timeout", "import os\nwhile True: os.fork()"),
-    ("daemon", OUT, "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(77)\n"
-     "    os._exit(0)\nanswer = 42"),
-    ("subprocess", OUT, "import subprocess\nsubprocess.Popen(['sleep', '77'])\nanswer = 42"),
-    ("os.system", OUT, "import os\nanswer = 42 if os.system('true') == 0 else 0"),
-    ("os.popen", OUT, "import os\nanswer = os.popen('echo 42').read()"),
-    ("posix_spawn", OUT, "import os\nos.posix_spawn('/bin/sleep', ['sleep', '77'], {})\nanswer = 42"),
-    ("multiprocessing", OUT,
-     "import multiprocessing as m\np = m.Process(target=print)\np.start()\np.join()\nanswer = 42"),
-    ("exec", "error", "import os\nos.execv('/bin/sh', ['sh', '-c', 'echo 42'])"),
-    ("clone", OUT, system_call(56, 17, 0, 0, 0, 0)),
-    ("clone3", OUT, system_call(435, "buffer", 88)),
-
-    # Signals, tracing, rights
-    ("kills its parent", OUT, "import os\nos.kill(os.getppid(), 9)\nanswer = 42"),
-    ("kills the caller", OUT, "import os\nos.kill(PID, 9)\nanswer = 42"),
-    ("kills all it may", OUT, "import os\nos.kill(-1, 9)\nanswer = 42"),
-    ("kills its parent's group", OUT, "import os\nos.killpg(os.getpgid(os.getppid()), 9)\nanswer = 42"),
-    ("tgkill", OUT, system_call(234, "PID", "PID", 9)),
-    ("tkill", OUT, system_call(200, "PID", 9)),
-    ("queued signal", OUT, system_call(129, "PID", 9, "buffer")),
-    ("signal by pidfd", OUT, "import os, signal\nsignal.pidfd_send_signal(os.pidfd_open(PID), 9)\nanswer = 42"),
-    ("stops the caller with SIGIO", OUT, "import fcntl, os\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, PID)\n"
-     "fcntl.fcntl(r, 10, 9)\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nos.write(w, b'x')\nanswer = 1"),
-    ("traces its parent", OUT,
-     "import ctypes, os\nanswer = 42 if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 0"),
-    ("traces the caller", OUT, system_call(101, 16, "PID", 0, 0)),
-    ("reads the caller's memory", OUT, "open('/proc/PID/mem', 'rb')\nanswer = 42"),
-    ("reads its parent's memory", OUT, "import os\nopen(f'/proc/{os.getppid()}/mem', 'rb')\nanswer = 42"),
-    ("process_vm_readv", OUT, system_call(310, "PID", 0, 0, 0, 0, 0)),
-    ("reads the caller's environment", OUT, "open('/proc/PID/environ', 'rb').read()\nanswer = 42"),
-    ("reads the caller's command line", OUT, "open('/proc/PID/cmdline', 'rb').read()\nanswer = 42"),
-    ("lists the caller's descriptors", OUT, "import os\nos.listdir('/proc/PID/fd')\nanswer = 42"),
-    ("pidfd of the caller", OUT, system_call(434, "PID", 0)),
-    ("lifts its CPU limit", OUT, "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))\nanswer = 42"),
-    ("lifts its memory limit", OUT, "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))\nanswer = 42"),
-    ("changes the caller's limits", OUT,
-     "import resource\nresource.prlimit(PID, resource.RLIMIT_NOFILE, (1, 1))\nanswer = 42"),
-    ("niceness", OUT, "import os\nos.nice(-10)\nanswer = 42"),
-    ("real-time priority", OUT, system_call(144, 0, 1, "buffer")),
-    ("setresuid", OUT, "import os\nos.setresuid(0, 0, 0)\nanswer = 42"),
-    ("capabilities back", OUT, "import ctypes, struct\nhead = struct.pack('=Ii', 0x20080522, 0)\n"
-     "answer = 42 if ctypes.CDLL(None).capset(head, b'\\xff' * 24) == 0 else 0"),
-    ("user namespace", OUT, system_call(272, 0x10000000)),
-    ("chroot", OUT, "import os\nos.chroot('.')\nanswer = 42"),
-    ("mount", OUT, system_call(165, "b'none'", "b'.'", "b'tmpfs'", 0, 0)),
-    ("prctl dumpable", OUT, system_call(157, 4, 1, 0, 0, 0)),
-    ("prctl to outlive the server", OUT, system_call(157, 1, 0, 0, 0, 0)),
-    ("io_uring", OUT, system_call(425, 8, "buffer")),
-    ("bpf", OUT, system_call(321, 0, "buffer", 120)),
-    ("perf", OUT, system_call(298, "buffer", 0, -1, -1, 0)),
-    ("userfaultfd", OUT, system_call(323, 1)),
-    ("keyring", OUT, system_call(248, "b'user'", "b'x'", "b'y'", 1, -3)),
-    ("System V shared memory", OUT, system_call(29, 0, 4096, 0o1666)),
-    ("message queue", OUT, system_call(68, 0, 0o1666)),
-    ("memory file", OUT, "import os\nos.memfd_create('x')\nanswer = 42"),
-    ("32-bit system calls", OUT, "import ctypes, mmap\ncode = mmap.mmap(-1, 4096, prot=7)\n"
-     "code.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20 (getpid); int 0x80; ret
-     "f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(code)))\n"
-     "answer = 42 if f() > 0 else 0"),
-    ("x32 system calls", OUT, system_call(0x40000000 + 39)),
-
-    # Files
-    ("reads /etc/passwd", OUT, "open('/etc/passwd').read()\nanswer = 42"),
-    ("reads the gold answers", OUT, "import json\nanswer = json.loads(open('GOLD').readline())['answer']"),
-    ("lists the user's folder", OUT, "import os\nanswer = 42 if os.listdir('FOLDER') else 0"),
-    ("reads", OUT, "open('CANARY').read()\nanswer = 42"),
-    ("writes", OUT, "open('CANARY', 'w').write('owned')\nanswer = 42"),
-    ("appends", OUT, "open('CANARY', 'a').write('owned')\nanswer = 42"),
-    ("deletes", OUT, "import os\nos.remove('CANARY')\nanswer = 42"),
-    ("renames", OUT, "import os\nos.rename('CANARY', 'CANARY.x')\nanswer = 42"),
-    ("moves away", OUT, "import os\nos.rename('CANARY', 'x')\nanswer = 42"),
-    ("replaces", OUT, "import os\nopen('x', 'w').write('owned')\nos.replace('x', 'CANARY')\nanswer = 42"),
-    ("truncates", OUT, "import os\nos.truncate('CANARY', 0)\nanswer = 42"),
-    ("truncates by reading", OUT, "import os\nos.open('CANARY', os.O_RDONLY | os.O_TRUNC)\nanswer = 42"),
-    ("truncates a file of Python's", OUT, "import os, colorsys\nos.open(colorsys.__file__, os.O_TRUNC)\nanswer = 42"),
-    ("writes beside Python's files", OUT,
-     "import os\nopen(os.path.dirname(os.__file__) + '/owned.py', 'w')\nanswer = 42"),
-    ("mode", OUT, "import os\nos.chmod('CANARY', 0)\nanswer = 42"),
-    ("owner", OUT, "import os\nos.chown('CANARY', os.getuid(), 1)\nanswer = 42"),
-    ("times", OUT, "import os\nos.utime('CANARY', (0, 0))\nanswer = 42"),
-    ("extended attribute", OUT, "import os\nos.setxattr('CANARY', 'user.x', b'1')\nanswer = 42"),
-    ("hard link", OUT, "import os\nos.link('CANARY', 'x')\nanswer = 42"),
-    ("symbolic link", OUT, "import os\nos.symlink('CANARY', 'x')\nopen('x').read()\nanswer = 42"),
-    ("..", OUT, "open('../../../../../../../etc/passwd').read()\nanswer = 42"),
-    ("/proc/self/root", OUT, "open('/proc/self/root/etc/passwd').read()\nanswer = 42"),
-    ("other scratch directories", OUT, "import os\nanswer = 42 if os.listdir('..') else 0"),
-    ("/tmp", OUT, "open('/tmp/owned-by-a-program', 'w').write('x')\nanswer = 42"),
-    ("/dev/shm", OUT, "open('/dev/shm/owned-by-a-program', 'w').write('x')\nanswer = 42"),
-    ("home directory", OUT, "import os\nopen(os.path.expanduser('~/owned-by-a-program'), 'w')\nanswer = 42"),
-    ("fifo", OUT, "import os\nos.mkfifo('x')\nanswer = 42"),
-    ("deep directory", OUT, "import os\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\nanswer = 42"),
-    ("removes its scratch directory", OUT, "import os\nos.rmdir(os.getcwd())\nanswer = 42"),
-    ("leaves files behind", "correct", "for n in range(20): open(f'left{n}', 'w').write('x')\nanswer = 42"),
-    ("finds what others left", "wrong", "import os\nanswer = 42 if os.listdir('.') else 0"),
-    ("plants a module", "correct",
-     "open('json.py', 'w').write('x = 1')\nimport json\nanswer = 42 if hasattr(json, 'loads') else 0"),
-
-    # Network
-    ("TCP", OUT, "import socket\nsocket.create_connection(('127.0.0.1', PORT), 1)\nanswer = 42"),
-    ("UDP", OUT, "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', PORT))\nanswer = 42"),
-    ("listens", OUT, "import socket\nsocket.create_server(('127.0.0.1', 0))\nanswer = 42"),
-    ("unix socket", OUT, "import socket\nsocket.socket(socket.AF_UNIX).bind('s')\nanswer = 42"),
-    ("abstract unix socket", OUT, "import socket\nsocket.socket(socket.AF_UNIX).bind('\\0s')\nanswer = 42"),
-    ("urllib", OUT, "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:PORT/', timeout=1)\nanswer = 42"),
-    ("netlink", OUT, "import socket\nsocket.socket(16, 3, 0)\nanswer = 42"),
-
-    # Forged rewards
-    ("leaves without an answer", "error", "import os\nos._exit(0)"),
-    ("result records, then exit", "error", "import os, struct\n"
-     "for text in (b'42', b'o42', b'{\"status\": \"ok\", \"value\": \"42\"}',"
-     " struct.pack('>IcI', 0, b'o', 2) + b'42'):\n"
-     "    for fd in range(64):\n        try: os.write(fd, text)\n        except OSError: pass\nos._exit(0)"),
-    ("result records, then a wrong answer", OUT, "import os, struct\n"
-     "for text in (b'42\\n', struct.pack('>IcI', 0, b'o', 2) + b'42'):\n    for fd in range(64):\n"
-     "        try: os.write(fd, text)\n        except OSError: pass\nanswer = 1"),
-    ("closes all descriptors", "error", "import os\nos.closerange(0, 64)\nanswer = 42"),
-    ("puts a file in the pipe's place", "error",
-     "import os\nos.dup2(os.open('x', os.O_CREAT | os.O_RDWR), 3)\nanswer = 42"),
-    ("__eq__ that says yes", "wrong", "class Yes:\n    def __eq__(self, other): return True\nanswer = Yes()"),
-    ("__repr__ that lies", "wrong", "class A:\n    __repr__ = __str__ = __format__ = lambda *a: '42'\nanswer = A()"),
-    ("__float__ that lies", "wrong",
-     "class A:\n    __float__ = lambda s: 42.0\n    __int__ = __index__ = lambda s: 42\nanswer = A()"),
-    ("int that lies", "wrong",
-     "class A(int):\n    __repr__ = __str__ = lambda s: '42'\n    __add__ = lambda s, o: 42\nanswer = A(7)"),
-    ("float that lies", "wrong", "class A(float):\n    __repr__ = __str__ = lambda s: '42'\nanswer = A(7)"),
-    ("str that lies", "wrong",
-     "class A(str):\n    split = lambda s: ['42']\n    __str__ = lambda s: '42'\nanswer = A('7')"),
-    ("list that lies", "wrong",
-     "class A(list):\n    __iter__ = lambda s: iter([42])\n    __len__ = lambda s: 1\nanswer = A()"),
-    ("__class__ that lies", "wrong", "class A:\n    __class__ = int\nanswer = A()"),
-    ("class named 42", "wrong", "answer = type('42', (), {})()"),
-    ("pretends to be numpy's", OUT, "class A:\n    size = 2\nA.__module__ = 'numpy'\nanswer = A()"),
-    ("__repr__ that loops", "wrong", "class A:\n    def __repr__(self):\n        while True: pass\nanswer = A()"),
-    ("__reduce__ that loops", "wrong", "class A:\n    def __reduce__(self):\n        while True: pass\nanswer = A()"),
-    ("exception whose text loops", "timeout",
-     "class E(Exception):\n    def __str__(self):\n        while True: pass\nraise E"),
-    ("exception whose text raises", "error", "class E(Exception):\n    def __str__(self): raise E\nraise E"),
-    ("exception named correct", "error", "class correct(Exception): pass\nraise correct('42')"),
-    ("BaseException", "error", "raise BaseException(42)"),
-    ("KeyboardInterrupt", "error", "raise KeyboardInterrupt"),
-    ("patched builtins", OUT, "import builtins\nfor n in ('str', 'repr', 'len', 'isinstance', 'float', 'issubclass'):\n"
-     "    setattr(builtins, n, lambda *a: True)\nanswer = 7"),
-    ("deleted builtins", OUT, "import builtins\nfor n in list(vars(builtins)):\n    delattr(builtins, n)\nanswer = 7"),
-    ("patched os", "correct", "import os\nos._exit = os.write = os.read = os.close = lambda *a: None\nanswer = 42"),
-    ("patched json", "correct", "import json, struct\njson.loads = json.dumps = struct.pack = None\nanswer = 42"),
-    ("cleared modules", "correct|error", "import sys\nsys.modules.clear()\nsys.exit = None\nanswer = 42"),
-    ("no stdout", "correct", "import sys\nsys.stdout = None\nanswer = 42"),
-    ("closed stdout", "correct", "import sys\nsys.stdout.close()\nanswer = 42"),
-    ("detached stdout", "error", "import sys\nsys.stdout.detach()"),
-    ("trace function that loops", "timeout",
-     "import sys\ndef f(*a):\n    while True: pass\nsys.settrace(f)\ndef solution(): return 42"),
-    ("looks for the gold answer in frames", OUT, "import sys\nf, answer = sys._getframe(), 0\nwhile f:\n"
-     "    for v in list(f.f_locals.values()):\n"
-     "        if type(v) is dict and v is not globals(): answer = v.get('answer', answer)\n"
-     "    f = f.f_back"),
-    ("looks for the gold answer in all objects", OUT, "import gc\n"
-     "answer = next((o['answer'] for o in gc.get_objects() if type(o) is dict and type(o.get('answer')) is int), 0)"),
-    ("looks for the gold answer in the environment", "wrong",
-     "import os\nanswer = 42 if any('GOLD' in v or '42' in v for v in os.environ.values()) else 0"),
-    ("segmentation fault", "error", "import ctypes\nctypes.string_at(0)"),
-    ("abort", "error", "import os\nos.abort()"),
-    ("broken C API call", "error|timeout", "import ctypes\nctypes.pythonapi.PyErr_SetString(0, 0)"),
 ]
 
 CASES = HONEST + HOSTILE
