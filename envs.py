@@ -62,8 +62,9 @@ class Math(Environment):
     instruction = "Write a Python function solution() that returns the answer to the question."
 
     def add_arguments(self, parser):
-        parser.add_argument("--templates", default=HERE / "data" / "math_templates.json", metavar="FILE",
-                            help="templates of the word problems; the file explains its form (default: %(default)s)")
+        parser.add_argument("--templates", default=HERE / "data" / "math_templates.json",
+                            metavar="FILE", help="templates of the word problems; the file "
+                                                 "explains its form (default: %(default)s)")
         parser.add_argument("--new-formula", type=share, default=0.2, metavar="SHARE",
                             help="share of a test whose formulas are in no training task, 0 to 1 "
                                  "(default: %(default)s)")
@@ -75,18 +76,21 @@ class Math(Environment):
         return templates.make_word_problems(args)
 
     def examples(self, task) -> list[dict]:
-        """Worked examples for iteration 0, their stories in no template; a draft is a faulty first attempt."""
+        """Worked examples for iteration 0, their stories in no template; a draft is faulty."""
         stories = [
-            ("36 cups are put equally into 4 boxes. How many cups are in each box?", "36 / 4", "4 / 36"),
+            ("36 cups are put equally into 4 boxes. How many cups are in each box?",
+             "36 / 4", "4 / 36"),
             ("A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?",
              "3 * 20 + 5", "3 * 20"),
             ("6 of the 15 fish swim away. How many fish are left?", "15 - 6", "6 - 15"),
-            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. How many stones are there?",
+            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. "
+             "How many stones are there?",
              "12 + 30 - 7", "12 + 30 + 7"),
             ("One shelf is 8 feet long. How long are 5 shelves?", "8 * 5", "8 + 5"),
         ]
         return [{"question": question, "program": f"def solution():\n    return {right}",
-                 "draft": f"def solution():\n    return {wrong}"} for question, right, wrong in stories]
+                 "draft": f"def solution():\n    return {wrong}"}
+                for question, right, wrong in stories]
 
     # ---- running and judging ----
 
@@ -96,7 +100,7 @@ class Math(Environment):
         return ("numpy", "numpy.random", "sympy") if slow else ()
 
     def __init__(self):
-        self.kinds = library_kinds()  # what numbers of numpy and sympy look like before programs run
+        self.kinds = library_kinds()  # of numpy's and sympy's numbers, before programs run
 
     def run(self, program, job):
         """In the child: what solution() returns, else the last number printed, else a variable.
@@ -176,7 +180,8 @@ def completion(program: str) -> str:
 # ----------------------------------------------------------------------------- ENVS, Commands --
 
 ENVS = {"math": Math(), "logic": Logic(), "web": Web()}
-FORMATS = importers.FORMATS | {name: read for env in ENVS.values() for name, read in env.formats.items()}
+FORMATS = importers.FORMATS | {name: read for env in ENVS.values()
+                               for name, read in env.formats.items()}
 
 
 def run_programs(jobs, **settings):
@@ -195,7 +200,8 @@ def make_tasks(args):
     """envs.py make: generate tasks."""
     tasks = ENVS[args.env].make(args)
     write_whole(args.out, "".join(map(dump, tasks)))
-    print(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed} -> {args.out}")
+    print(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed} "
+          f"-> {args.out}")
 
 
 def import_tasks(args):
@@ -209,7 +215,7 @@ def import_tasks(args):
 
 
 def schedule_tasks(args):
-    """envs.py schedule: which tasks are explored in this iteration, and which of them with examples.
+    """envs.py schedule: which tasks are explored in this iteration, and which with examples.
 
     round                 tasks that have one belong to that iteration (web: new seeds each time)
     --enough              a curriculum, for environments where the hardest tasks are out of reach at
@@ -227,7 +233,8 @@ def schedule_tasks(args):
     chosen = [task for task in tasks if task.get("level", 0) <= reached
               and task.get("round", args.iteration) == args.iteration]
     if not chosen:
-        fail(f"{args.inputs}: no task for iteration {args.iteration} (make tasks with more --rounds)")
+        fail(f"{args.inputs}: no task for iteration {args.iteration} "
+             "(make tasks with more --rounds)")
     rng = random.Random(args.iteration)
     chosen = [task for task in chosen
               if task["id"] not in solved or rng.random() < args.again] or chosen

@@ -68,8 +68,8 @@ def superior(explored: dict, refined: dict | None, r=None) -> dict:
     """Of a program and its rewrite, the better one. A rewrite must turn wrong into right, or be
     right and likelier.
 
-    >>> superior({"reward": 1, "self_reward": -0.5}, {"reward": 1, "self_reward": -0.2})["self_reward"]
-    -0.2
+    >>> superior({"reward": 1, "self_reward": -0.5}, {"reward": 1, "self_reward": -0.2})
+    {'reward': 1, 'self_reward': -0.2}
     """
     r = r or self_reward
     if refined is None or refined["reward"] == 0:
@@ -205,8 +205,8 @@ def read_candidates(paths, limit) -> list[dict]:
     def check(record):
         key = tuple(record[field] for field in ("source", "id", "iteration", "candidate"))
         if key in seen:
-            return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, candidate '
-                    f"{key[3]} (rewrites and drafts are joined by these: number the candidates)")
+            return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, '
+                    f"candidate {key[3]} (rewrites and drafts are joined by these: number the candidates)")
         seen.add(key)
         return envs.unknown_env(record)
     for path in paths:

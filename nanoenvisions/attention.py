@@ -94,7 +94,7 @@ def cache_dtype(model):
 
 
 def room(like, count: int, length: int):
-    """Space for keys or values [count, kv_heads, length, head_dim], of the heads' size in `like`."""
+    """Space for keys or values [count, kv_heads, length, head_dim], with the heads of `like`."""
     return like.new_zeros(count, like.shape[1], length, like.shape[3])
 
 

@@ -50,7 +50,7 @@ class Browser:
         self.pages = fetch_package(*MINIWOB) / PAGES
         self.folder = tempfile.mkdtemp(prefix="nanoenvisions-web-")
         self.watcher = subprocess.Popen(["sh", "-c", self.WATCHER, self.folder],
-                                        stdin=subprocess.PIPE, start_new_session=True)  # `cat` ends when we do
+                                        stdin=subprocess.PIPE, start_new_session=True)
         before = os.environ.get("TMPDIR")
         try:
             os.environ["TMPDIR"] = self.folder  # inherited by Playwright's helper process

@@ -15,7 +15,7 @@ class Environment:
 
     Members are used in three places, and each says in which:
         stage    in explore.py, select.py and the other stages, without any program running
-        child    in a fresh, confined process for each program: may do anything, is trusted in nothing
+        child    in a fresh, confined process for each program, which is trusted in nothing
         caller   in reward.py, which knows the answer, sees what the child stated, and compares
     """
 
@@ -31,7 +31,7 @@ class Environment:
         """Flags of `envs.py make` that only this environment has."""
 
     def make(self, args) -> list[dict]:
-        """args.num tasks of args.split ("train", "test"; disjoint), the same for the same args.seed.
+        """args.num tasks of args.split (train and test are disjoint), the same for one args.seed.
 
         A task has id (unique), env, question, answer, and the job_fields; see the table in envs.py.
         """
@@ -79,16 +79,16 @@ class Environment:
     # ---- stage: what is learned ----
 
     def tidy(self, record: dict) -> str:
-        """The program that is learned from: that of a rewarded record, without what does nothing."""
+        """The program to learn from: that of a rewarded record, without what does nothing."""
         return parse_program(record["program"])
 
     def canonical(self, record: dict) -> str:
-        """Two programs of a task are one solution if this is equal. Default: but for white space."""
+        """Two programs of a task are one solution if this is equal. Default: blanks are one."""
         return " ".join(self.tidy(record).split())
 
 
 def parse_program(text: str) -> str:
-    """The program in what a model wrote: without fences, byte-order mark, CRLF and outer blank lines.
+    """The program in what a model wrote: without fences, byte-order mark, CRLF, outer blank lines.
 
     What is sampled, run and trained on goes through this one function, so all three are the same.
 

@@ -41,8 +41,8 @@ def make_word_problems(args) -> list[dict]:
                           "env": "math", "question": question, "answer": answer, "group": group,
                           "level": template["steps"], "template": template["id"]})
     except StopIteration:
-        fail(f'{path}: template "{template["id"]}" has no further question after {len(tasks)} tasks '
-             f'(widen its "numbers", ease its "where", or ask for fewer tasks)')
+        fail(f'{path}: template "{template["id"]}" has no further question after {len(tasks)} '
+             f'tasks (widen its "numbers", ease its "where", or ask for fewer tasks)')
     except (LookupError, AttributeError, SyntaxError, NameError, TypeError, ValueError,
             ArithmeticError) as error:
         fail(f'{path}: template "{template.get("id", "?")}": {error!r} '
@@ -88,8 +88,8 @@ def next_template(templates: list, group: str, index: int, name: str) -> dict:
 
 
 def evaluate(expression: str, numbers: dict):
-    """Work out an expression of a template file: evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) -> 4.0"""
-    # a template file may come from anywhere: nothing but one-letter names, numbers and arithmetic reaches eval
+    """evaluate("(a + b) / c", {"a": 4, "b": 8, "c": 3}) -> 4.0"""
+    # A template file may come from anywhere: only one-letter names and arithmetic reach eval.
     if not re.fullmatch(r"(\b[a-z]\b|and|or|(?<=\d)\.(?=\d)|[\d\s+\-*/%()<>=!])*", expression):
         raise SyntaxError(f"{expression!r} is more than + - * / % and comparisons of a, b, c ...")
     return eval(expression, {"__builtins__": {}}, numbers)
@@ -101,9 +101,10 @@ def whole(number):
 
 
 def fill_template(template: dict, lists: dict, rng: random.Random):
-    """One question of a template: (question, answer, numbers), or None if the numbers drawn do not fit.
+    """A question of a template: (question, answer, numbers); None if the numbers do not fit.
 
-    {"texts": ["{girl} has {a} pens and buys {b}. How many?"], "numbers": {"a": [2, 9], "b": [2, 9]}, "answer": "a + b"}
+    {"texts": ["{girl} has {a} pens and buys {b}. How many?"],
+     "numbers": {"a": [2, 9], "b": [2, 9]}, "answer": "a + b"}
     -> ("Mia has 4 pens and buys 7. How many?", 11, {"a": 4, "b": 7})
     """
     numbers = {}
@@ -122,6 +123,6 @@ def fill_template(template: dict, lists: dict, rng: random.Random):
 
 
 def split_of(template: dict, numbers: dict) -> str:
-    """The split that owns these numbers of this template, whatever their order, the wording, the names and the seed."""
+    """The split that owns these numbers of a template, whatever the order, wording and seed."""
     digest = hashlib.sha256(f"{template['id']} {sorted(numbers.values())}".encode()).digest()
     return ("train", "test")[digest[0] % 2]
