@@ -206,7 +206,7 @@ def read_candidates(paths, limit) -> list[dict]:
         key = tuple(record[field] for field in ("source", "id", "iteration", "candidate"))
         if key in seen:
             return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, '
-                    f"candidate {key[3]} (rewrites and drafts are joined by these: number the candidates)")
+                    f"candidate {key[3]} (drafts and rewrites are joined by these)")
         seen.add(key)
         return envs.unknown_env(record)
     for path in paths:
