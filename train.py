@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 
@@ -95,14 +96,22 @@ def add_lora(model, args):
     """
     from peft import LoraConfig, PeftModel, get_peft_model
     if args.adapter:  # the ablation that trains on
-        model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True,
-                                          autocast_adapter_dtype=False)
+        try:
+            model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True,
+                                              autocast_adapter_dtype=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            envs.fail(f"{args.adapter}: no adapter of this model (give the --model that it was "
+                      "trained on)")
     else:
         config = LoraConfig(r=args.rank, lora_alpha=args.alpha or 2 * args.rank, lora_dropout=0.0,
                             target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    if any(weight.dim() == 3 for weight in model.parameters()):
-        print("train: this model's experts stay as they are: only plain linear layers are trained",
+    # PEFT knows the experts of some families (Mixtral, Qwen3-MoE), which are no linear layers.
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if any(weight.dim() == 3 for weight in model.parameters()) and "experts" not in str(trained):
+        print("train: this model's experts stay as they are: only its other layers are trained",
               file=sys.stderr)
     if args.checkpointing == "yes" or args.checkpointing == "auto" and model.device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -228,6 +237,8 @@ def main(argv=None):
     rows = [row for path in args.inputs for row in envs.read_jsonl(
         path, require=("prompt", "completion"), limit=args.limit,
         check=lambda row: None if row["prompt"] else '"prompt" is empty (write the question)')]
+    if args.adapter and not os.path.exists(os.path.join(args.adapter, "adapter_config.json")):
+        envs.fail(f"{args.adapter}: no adapter there (leave --adapter away for the base model)")
     envs.protect_inputs([args.metrics], args.inputs)
     adapters.claim(args.out, inputs=[*args.inputs, args.adapter, args.model], metrics=args.metrics)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)

@@ -11,9 +11,10 @@ import transformers
 
 import envs
 import train
+from nanoenvisions import adapters
 from nanoenvisions import rows as row_module
 from nanoenvisions.families import complaint, own_attention
-from nanoenvisions.model import load_model
+from nanoenvisions.model import add_adapter, load_model
 
 # [prompt, completion]: five rows with three prompts; the fourth repairs a mistake
 ROWS = [("Question: a b c?\n```python\n", "return 1\n```"),
@@ -120,12 +121,21 @@ def test_the_loss_is_right_for_each_family(tiny_model, name, attention):
             assert torch.allclose(grad, wanted_grad, rtol=1e-3, atol=1e-4)
 
 
-def test_experts_stay_and_the_rest_is_trained(tiny_model, capsys):
-    """Said in one line; a step of training works and its loss falls."""
-    model = train.add_lora(family("Mixtral"), args := arguments("--optimizer", "adamw"))
-    assert "experts stay as they are" in capsys.readouterr().err
-    losses, _ = train.train(model, [SEQUENCES] * 5, args)
-    assert losses[-1] < losses[0]
+@pytest.mark.parametrize("name", ["Llama", "Mixtral", "Qwen3Moe", "GraniteMoe"])
+def test_an_adapter_with_experts_is_loaded_as_it_was_trained(tmp_path, name, capsys):
+    """PEFT does not know Granite's experts, which is said in one line."""
+    model = train.add_lora(family(name), args := arguments("--learning-rate", 0.05))
+    known = "experts stay as they are" not in capsys.readouterr().err
+    assert known == (name != "GraniteMoe")
+    losses, _ = train.train(model, [SEQUENCES] * 3, args)
+    adapters.save(model, "base", tmp_path / "a")
+    adapters.put_in_place(tmp_path / "a")
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8, 11]])
+    trained, base = model.eval()(ids).logits, family(name)(ids).logits
+    assert losses[-1] < losses[0] and (trained - base).abs().max() > 0.3
+    for merged in (True, False):
+        loaded = add_adapter(family(name), str(tmp_path / "a"), merged)
+        assert (loaded.eval()(ids).logits - trained).abs().max() < 1e-4
 
 
 def test_a_completion_sees_its_prompt_and_itself_only():
@@ -264,6 +274,14 @@ def test_the_adapter_is_that_of_plain_training(tmp_path, tiny_model, alpha, micr
     assert (row["rows"], row["steps"]) == (5, 5)
 
 
+def test_the_rate_rises_as_long_as_told(tmp_path, tiny_model):
+    """--warmup 0.6 of 5 steps: thirds, then down."""
+    rates = [0.01 * share for share in (1 / 3, 2 / 3, 1, 1, 0.5)]
+    wanted, _, _ = plain_training(tiny_model, rates, alpha=8)
+    got, _ = run(tmp_path, tiny_model, *FLAGS, "--epochs", 5, "--warmup", 0.6)
+    assert differ(got, wanted) < 1e-4
+
+
 def test_half_precision_ends_near_the_same_adapter(tmp_path, tiny_model):
     """--bits: 16 stores bfloat16, whose small updates would be lost without float32 masters; 4
     rounds the weights under the adapter, and so gives another loss."""
@@ -322,6 +340,21 @@ def test_flags_that_set_the_number_of_steps(tmp_path, tiny_model, flags, steps):
     rows = [(f"Question: {i}?\n```python\n", "return 1\n```") for i in range(5)]
     _, row = run(tmp_path, tiny_model, *flags, "--bits", 32, "--rank", 2, rows=rows)
     assert row["steps"] == steps
+
+
+def test_a_task_with_many_solutions_has_several_steps(tmp_path, tiny_model):
+    rows = [("Question: 1?\n```python\n", f"return {i}\n```") for i in range(6)]
+    for batch_size, steps in ((2, 3), (8, 1)):
+        _, row = run(tmp_path, tiny_model, "--epochs", 1, "--bits", 32, "--rank", 2,
+                     "--batch-size", batch_size, rows=rows)
+        assert row["steps"] == steps
+
+
+def test_the_seed_orders_the_rows(tmp_path, tiny_model):
+    """A new adapter changes nothing yet, so the first loss is that of the row that comes first."""
+    firsts = {run(tmp_path, tiny_model, "--epochs", 1, "--bits", 32, "--rank", 2,
+                  "--batch-size", 1, "--seed", seed)[1]["loss_first"] for seed in range(4)}
+    assert len(firsts) > 1
 
 
 @pytest.mark.parametrize("flags", [("--checkpointing", "yes"), ("--optimizer", "adamw8bit")])

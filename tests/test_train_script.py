@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from conftest import ROOT, run_stage
 
 import envs
@@ -308,6 +309,19 @@ def test_an_empty_prompt_and_prompts_that_are_all_too_long(tmp_path, row_file, t
     with open(row_file, "a") as file:
         file.write(envs.dump({"prompt": "", "completion": "x"}))
     assert ':10: "prompt" is empty' in refusal(row_file, tmp_path / "a")
+
+
+def test_an_adapter_of_another_model_or_of_none(tmp_path, row_file, tiny_model, adapter):
+    assert "no adapter there" in refusal(row_file, tmp_path / "a", "--adapter", tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    weights = safetensors.torch.load_file(other / "adapter_model.safetensors")
+    safetensors.torch.save_file({key: one[:1, :1].contiguous() for key, one in weights.items()},
+                                other / "adapter_model.safetensors", metadata={"format": "pt"})
+    done = run_stage("train", "--in", row_file, "--model", tiny_model, "--out", tmp_path / "a",
+                     "--adapter", other)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "no adapter of this model" in done.stderr.strip().splitlines()[-1]
 
 
 SHORT_OF_MEMORY = """
