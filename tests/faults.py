@@ -301,7 +301,7 @@ TABLE = {
         ("train and test share questions", '== (args.split == "train")', "in (True, False)",
          "nor_questions"),
         ("train and test share seeds", '"test": range(2_000_000, 3_000_000)',
-         '"test": range(1_000_000, 2_000_000)', "nor_questions")],
+         '"test": range(1_000_000, 2_000_000)', "two_purposes")],
     ("nanoenvisions/adapters.py", "test_train_script"): [
         ("strangers' files are removed", "if name not in FILES or path", "if path",
          "neither_deleted"),

@@ -304,6 +304,13 @@ def test_train_and_test_share_neither_seeds_nor_questions(browser):
         assert {task[field] for task in train}.isdisjoint(task[field] for task in test)
 
 
+def test_no_seed_serves_two_purposes():
+    """The article's own, those of the few-shot examples, those that are trained on, the test's."""
+    known = {*range(50), *range(1_000, 1_100)}
+    train, test = map(set, (Web.SEEDS["train"], Web.SEEDS["test"]))
+    assert not train & test and not known & (train | test)
+
+
 def test_some_pages_are_in_the_test_only(browser):
     pages = dict(tasks="click-link", unseen_tasks="focus-text", num=4)
     assert [task["group"] for task in make(**pages, split="test")] == ["known", "unseen"] * 2
