@@ -248,7 +248,8 @@ def test_every_flag_and_setting_named_alone_exists(page):
         faults += [f"{flag}: no script has it" for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
                    if flag not in known]
         for name in re.findall(r"^([A-Z][A-Z0-9_]{2,})(?==|$)", code):
-            if name not in settings() | FOREIGN_NAMES and not re.search(rf"\b{name}\b", source):
+            in_code = "=" not in code and re.search(rf"\b{name}\b", source)
+            if name not in settings() | FOREIGN_NAMES and not in_code:
                 faults.append(f"{name}: neither a setting nor in the code")
             value = code.partition("=")[2]
             if name == "METHOD" and value and (fault := command_fault(f"{code.split()[0]} bash run.sh")):
