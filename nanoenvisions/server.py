@@ -184,29 +184,17 @@ class Run:
     def poll(self, stopped):
         """Is it out of time? Then kill it. Does it sleep? Then its core is free for another.
 
-        Its time is the wall clock less `credit`, which is the time spent waiting for a core: no
-        honest program is a timeout because the machine is busy; up to a point (PATIENCE), as
-        everything must end. Nor because all of us were stopped for `stopped` seconds.
+        Its time is the wall clock less that spent waiting for a core: no honest program is a
+        timeout because the machine is busy; up to a point (PATIENCE), as everything must end. Nor
+        because all of us were stopped for `stopped` seconds.
         """
         self.start, self.mark = self.start + stopped, self.mark + stopped
         self.looked += stopped
-        now = time.monotonic()
-        wall, span = now - self.start, now - self.mark
-        if wall < TICK:
+        if time.monotonic() - self.start < TICK:
             return
-        used, queued, ready, threads, resident = measure(self.pid)
-        # A program that is ready but has not run since the last poll has waited since then. Else
-        # the kernel tells how long, once the wait is over; but threads wait beside one another, so
-        # what counts is at most the time in which none ran (`idle`), now and one span before.
-        if ready and used == self.used:
-            self.credit, self.early = self.credit + span, self.early + span
-        else:
-            idle, rest = max(0.0, span - (used - self.used)), self.idle
-            told = min(max(0.0, queued - self.queued - self.early), rest + idle)
-            self.credit, self.early = self.credit + told, 0.0
-            self.idle = min(idle, rest + idle - told) if ready else 0.0
-            self.used, self.queued = used, queued
-        self.mark = now
+        now, used, queued, ready, threads, resident = measure(self.pid)
+        self.count_waiting(now, used, queued, ready, threads)
+        wall = now - self.start
         self.memory = max(0, resident - self.jail.resident)
         if now - self.looked > 4 * TICK:
             active = used + self.credit + self.idle
@@ -221,6 +209,26 @@ class Run:
             self.kill(b"e", f"more than {THREADS} threads")
         elif self.jail.count_files(self.scratch) > FILES:
             self.kill(b"e", f"more than {FILES} files in its scratch directory")
+
+    def count_waiting(self, now, used, queued, ready, threads):
+        """Add to `credit` the time spent waiting for a core; to `idle` what may turn out to be it.
+
+        A program that is ready but has not run since the last poll has waited since then. Else the
+        kernel tells how long, once the wait is over. But threads wait beside one another: what
+        counts for several is at most the time in which none ran, now and one span before.
+        """
+        span, ran = now - self.mark, used - self.used
+        self.mark = now
+        if ready and not ran:
+            self.credit, self.early = self.credit + span, self.early + span
+            return
+        rest, still = self.idle, max(0.0, span - ran)
+        told = max(0.0, queued - self.queued - self.early)
+        if threads > 1:
+            told = min(told, rest + still)
+        self.credit, self.early = self.credit + told, 0.0
+        self.idle = min(still, max(0.0, rest + still - told)) if ready else 0.0
+        self.used, self.queued = used, queued
 
     def kill(self, status=b"e", text="stopped"):
         self.verdict = (status, text)
@@ -257,22 +265,25 @@ class Run:
 
 
 def measure(pid) -> tuple:
-    """(CPU seconds, seconds waited for a core, is one ready to run?, threads, bytes resident).
+    """(time, CPU seconds, seconds waited for a core, is one ready to run?, threads, bytes held).
 
     Of all threads together. What a kernel does not tell is 0.
     """
-    used = queued = 0.0
-    with contextlib.suppress(OSError):
-        used = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process
-    words = proc(f"{pid}/stat").rpartition(b")")[2].split()  # what stands before may hold blanks
-    if not words:
-        return used, queued, False, 1, 0
-    threads, resident = int(words[17]), int(words[21]) * PAGE
-    tasks, states = [str(pid)], [words[0]]
-    if 1 < threads <= THREADS:
+    for _ in range(4):
+        now, used, queued = time.monotonic(), 0.0, 0.0
         with contextlib.suppress(OSError):
-            tasks = [f"{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
-        states = [proc(f"{task}/stat").rpartition(b")")[2][1:2] for task in tasks]
-    for task in tasks:
-        queued += int((proc(f"{task}/schedstat").split() or [0, 0])[1]) / 1e9
-    return used, queued, b"R" in states, threads, resident
+            used = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process
+        words = proc(f"{pid}/stat").rpartition(b")")[2].split()  # before it: any name
+        if not words:
+            return now, used, queued, False, 1, 0
+        threads, resident = int(words[17]), int(words[21]) * PAGE
+        tasks, states = [str(pid)], [words[0]]
+        if 1 < threads <= THREADS:
+            with contextlib.suppress(OSError):
+                tasks = [f"{pid}/task/{task}" for task in os.listdir(f"/proc/{pid}/task")]
+            states = [proc(f"{task}/stat").rpartition(b")")[2][1:2] for task in tasks]
+        for task in tasks:
+            queued += int((proc(f"{task}/schedstat").split() or [0, 0])[1]) / 1e9
+        if time.monotonic() - now < TICK / 4:  # else we had to wait ourselves: the parts do not fit
+            break
+    return now, used, queued, b"R" in states, threads, resident
