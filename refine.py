@@ -7,8 +7,8 @@ Step 4 of the article, self-refinement:
 It needs no reward, so it runs before reward.py, which then executes both (steps 5 and 6). As in
 explore.py, the mean log-probability of the new program comes with it, in nats per token. Note that
 it is a probability given x *and* a_k, so a copy of a_k is likely; `--rescore` measures
-log p_t(ã | x) instead, as explore.py would, which makes r̃ and r comparable. It costs a forward pass
-more; the article's rule is the default.
+log p_t(ã | x) instead, as explore.py would, which makes r̃ and r comparable. It costs a forward
+pass more; the article's rule is the default.
 
 Reads   id env question iteration candidate program (explored.jsonl).
 Writes  the same + source reference, with program, logprob and tokens of the rewrite.
