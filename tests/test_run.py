@@ -1,4 +1,9 @@
-"""run.sh: the whole loop on a tiny model, killed and continued; settings; the curve. Minutes, not seconds."""
+"""run.sh: the whole loop on a tiny model, killed and continued; its settings, before and after.
+
+The undisturbed run has a warm Python (tests/warm.py); the one that is killed starts every stage as
+people do, and must end with the same files.
+"""
+import fcntl
 import json
 import os
 import signal
@@ -8,124 +13,189 @@ import time
 import xml.dom.minidom
 
 import pytest
-from conftest import ROOT, TEMPLATES, load_stage
+from conftest import ROOT, TEMPLATES
 
 import envs
+from nanoenvisions.web import Web
+
+SETTINGS = {"SETUP": "0", "ITERS": "2", "NUM_TRAIN": "12", "NUM_TEST": "6", "NUM_SAMPLES": "4",
+            "MAX_NEW_TOKENS": "40", "EPOCHS": "1", "MIN_STEPS": "4", "LEARNING_RATE": "5e-4",
+            "TEMPERATURE": "1.0", "REFINE_FROM": "0", "OMP_NUM_THREADS": "1"}
 
 
-def start(out, tiny_model, templates, **settings):
-    environment = {**os.environ, "SETUP": "0", "PYTHON": sys.executable, "MODEL": tiny_model, "OUT": str(out), "ITERS": "2",
-                   "NUM_TRAIN": "12", "NUM_TEST": "6", "NUM_SAMPLES": "4", "MAX_NEW_TOKENS": "40", "EPOCHS": "1",
-                   "MIN_STEPS": "4", "LEARNING_RATE": "5e-4", "TEMPERATURE": "1.0", "MAKE_FLAGS": f"--templates {templates}",
-                   "OMP_NUM_THREADS": "1", **settings}
-    return subprocess.Popen(["bash", "run.sh"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, start_new_session=True)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory, tiny_model):
+    """start(out, ITERS="1"): run.sh in a process group of its own; the Python of the tests."""
+    templates = tmp_path_factory.mktemp("data") / "templates.json"
+    templates.write_text(json.dumps(TEMPLATES))
+
+    def start(out, folder=ROOT, **settings):
+        return subprocess.Popen(
+            ["bash", str(ROOT / "run.sh")], cwd=folder, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+                **os.environ, **SETTINGS, "PYTHON": sys.executable, "MODEL": tiny_model,
+                "OUT": str(out), "MAKE_FLAGS": f"--templates {templates}", **settings})
+    return start
 
 
-def finish(process):
+def finish(process) -> str:
     text, _ = process.communicate(timeout=900)
     assert process.returncode == 0, text
     return text
 
 
-@pytest.fixture(scope="module")
-def templates(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "templates.json"
-    path.write_text(json.dumps(TEMPLATES))
-    return path
+def refused(process) -> str:
+    """The one line that run.sh ends with if it does not begin."""
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1, text
+    return text
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, tiny_model, templates):
+def whole_run(tmp_path_factory, start, warm_python):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    return out, finish(start(out, tiny_model, templates))
+    return out, finish(start(out, PYTHON=warm_python))
 
 
-FILES = ["tasks.jsonl", "test.jsonl", *(f"iter{t}/{name}.jsonl" for t in (0, 1) for name in (
-    "tasks", "explored", "refined", "rewarded", "pool", "sft", "eval")), "iter2/eval.jsonl",
-    "iter0/adapter/adapter_model.safetensors", "iter1/adapter/adapter_model.safetensors"]
+FILES_0 = [*(f"iter0/{name}.jsonl" for name in (
+    "tasks", "explored", "refined", "rewarded", "pool", "sft", "eval")), "iter1/eval.jsonl",
+    "tasks.jsonl", "test.jsonl", "iter0/adapter/adapter_model.safetensors"]
+FILES_1 = [name.replace("iter1", "iter2").replace("iter0", "iter1")
+           for name in FILES_0 if name.startswith("iter")]
 
+
+# ------------------------------------------------------------------------------------ The loop --
 
 def test_the_loop_writes_what_the_contract_says(whole_run):
     out, text = whole_run
-    for name in FILES:
+    for name in [*FILES_0, *FILES_1]:
         assert (out / name).exists(), name
-    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    metrics = envs.read_jsonl(out / "metrics.jsonl")
     stages = {(row["stage"], row["iteration"]) for row in metrics}
-    assert {("eval", 0), ("eval", 1), ("eval", 2)} < stages
-    assert {(stage, t) for stage in ("explore", "refine", "reward", "select", "train") for t in (0, 1)} - stages in (
-        set(), {("refine", 0)})  # as the authors do, run.sh may leave refinement out of iteration 0
-    for row in metrics:
-        assert row["seconds"] >= 0
+    names = ("explore", "refine", "reward", "select", "train")
+    assert {("eval", t) for t in (0, 1, 2)} | {(name, t) for name in names for t in (0, 1)} < stages
+    assert all(row["seconds"] >= 0 for row in metrics)
     evaluations = [row for row in metrics if row["stage"] == "eval"]
     assert all(row["num"] == 6 and 0 <= row["accuracy"] <= 1 for row in evaluations)
     assert "test %" in text and "explore:" in text and "train:" in text
+    xml.dom.minidom.parse(str(out / "curve.svg"))
 
 
 def test_train_and_held_out_share_no_question(whole_run):
     out, _ = whole_run
-    train, test = ({task["question"] for task in envs.read_jsonl(out / name)} for name in ("tasks.jsonl", "test.jsonl"))
-    assert not train & test
+    train, test = ({task["question"] for task in envs.read_jsonl(out / name)}
+                   for name in ("tasks.jsonl", "test.jsonl"))
+    assert len(train) == 12 and len(test) == 6 and not train & test
 
 
-def test_iteration_1_learns_from_the_pool_of_both(whole_run):
-    """Every positive of iteration 0 is still in the pool of iteration 1."""
-    out, _ = whole_run
-    pools = [{(r["id"], envs.Math.canonical(r["program"])) for r in envs.read_jsonl(out / f"iter{t}/pool.jsonl")
-              if r["reward"]} for t in (0, 1)]
-    assert pools[0] and pools[0] <= pools[1]
-
-
-def test_killed_anywhere_it_ends_with_the_same_files(whole_run, tmp_path, tiny_model, templates):
-    """SIGKILL to the whole process group, in several stages; the last start must end like the undisturbed run."""
+def test_killed_anywhere_it_ends_with_the_same_files(whole_run, tmp_path, start):
+    """SIGKILL to all its processes in every stage; the last start ends like the undisturbed run."""
     whole, _ = whole_run
     out = tmp_path / "killed"
-    for wait_for in ("iter0/eval.jsonl.explored.part.settings", "iter0/explored.jsonl.part.settings",
-                     "iter0/rewarded.jsonl.part.settings", "iter0/sft.jsonl", "iter1/explored.jsonl"):
-        process = start(out, tiny_model, templates)
+    begun = [f"iter0/{name}.part.settings" for name in (
+        "eval.jsonl.explored", "explored.jsonl", "refined.jsonl", "rewarded.jsonl")]
+    for wait_for in [*begun, "iter0/sft.jsonl"]:
+        process = start(out, ITERS="1")
         deadline = time.time() + 300
         while not (out / wait_for).exists() and process.poll() is None and time.time() < deadline:
             time.sleep(0.02)
+        assert process.poll() is None, wait_for
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    finish(start(out, tiny_model, templates))
-    for name in FILES:
+    assert not (out / "iter0/adapter").exists()
+    finish(start(out, ITERS="1"))
+    for name in FILES_0:
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
-    assert not list(out.rglob("*.part")) and not list(out.rglob("*.tmp*"))
+    assert not list(out.rglob("*.part*")) and not list(out.rglob("*.tmp*"))
 
 
-def test_a_finished_run_is_done_at_once(whole_run, tiny_model, templates):
-    out, _ = whole_run
+def test_a_finished_run_is_done_at_once(whole_run, start, warm_python):
+    out, text = whole_run
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
-    started = time.time()
-    finish(start(out, tiny_model, templates))
-    assert time.time() - started < 60
+    again = finish(start(out, PYTHON=warm_python))
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
+    assert again.partition("iter ")[2] == text.partition("iter ")[2] and "explore:" not in again
 
 
-@pytest.mark.parametrize("name, value", [("SEED", "5"), ("NUM_SAMPLES", "3"), ("METHOD", "rft")])
-def test_changed_settings_are_refused_and_named(whole_run, tiny_model, templates, name, value):
+def test_two_runs_in_one_folder_wait_for_one_another(whole_run, start, warm_python):
     out, _ = whole_run
-    process = start(out, tiny_model, templates, **{name: value})
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and f"now {name}={value}" in text and f"was {name}=" in text
+    with open(out / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = start(out, PYTHON=warm_python)
+        assert "waiting for another run" in process.stdout.readline()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+    assert "test %" in finish(process)
 
 
-@pytest.mark.parametrize("settings, message", [({"METHOD": "magic"}, "METHOD=magic is unknown"),
-                                               ({"ENV": "chess"}, "ENV=chess is unknown"),
-                                               ({"SETUP": "1", "PYTHON": "/no/python"}, "no /no/python here")])
-def test_wrong_settings_are_one_line(tmp_path, tiny_model, templates, settings, message):
-    process = start(tmp_path / "out", tiny_model, templates, **settings)
-    text, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and message in text and "Traceback" not in text
+def test_from_elsewhere_paths_are_meant_so(tmp_path, start, tiny_model, warm_python):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").symlink_to(tiny_model)
+    finish(start("here/out", tmp_path, MODEL="models/mine", ITERS="0", PYTHON=warm_python))
+    assert (tmp_path / "here/out/iter0/eval.jsonl").exists()  # no iteration: the base model alone
+    assert f"MODEL={tmp_path}/models/mine" in (tmp_path / "here/out/settings").read_text()
 
 
-def test_the_curve_is_a_picture_of_the_numbers(whole_run, tmp_path):
-    """100 % lies at the top of the chart, 0 % at the bottom; every curve is named at its end."""
+# ------------------------------------------------------------------------------------ Settings --
+
+@pytest.mark.parametrize("name, value", [("SEED", "5"), ("NUM_SAMPLES", "3"), ("METHOD", "rft"),
+                                         ("TRAIN_FLAGS", "--rank 4"), ("ENOUGH", "0.5")])
+def test_changed_settings_are_refused_and_named(whole_run, start, warm_python, name, value):
     out, _ = whole_run
-    xml.dom.minidom.parse(str(out / "curve.svg"))
-    report = load_stage("data/report")
-    text = report.picture({"up": [0, 100], "gap": [50, None]}, "title")
-    assert f'points="{report.LEFT:.1f},{report.HEIGHT - report.BOTTOM:.1f} ' \
-           f'{report.WIDTH - report.RIGHT:.1f},{report.TOP:.1f}"' in text
-    assert "up 100 %" in text and "gap 50 %" in text
+    text = refused(start(out, PYTHON=warm_python, **{name: value}))
+    assert f"now {name}={value}" in text and f"was {name}=" in text
+    other = {"SEED": "TEMPERATURE"}.get(name, "SEED")
+    assert f"{other}=" not in text.replace(f"{name}=", "")
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"METHOD": "magic"}, "METHOD=magic is unknown"), ({"ENV": "chess"}, "ENV=chess is unknown ("),
+    ({"ENV": "../x"}, "ENV=../x is not a name"), ({"MODEL": "/no/model"}, "MODEL=/no/model: "),
+    ({"SETUP": "1", "PYTHON": "/no/python"}, "no /no/python here"),
+    ({"SETUP": "2"}, "SETUP=2 is not one of 0, 1"),
+    ({"BITS": "8"}, "BITS=8 is not one of 4, 16, 32"),
+    ({"ITERS": "abc"}, "ITERS=abc is not a whole number from 0 on"),
+    ({"ITERS": "-1"}, "ITERS=-1 is not a whole number"),
+    ({"ITERS": "08"}, "ITERS=08 is not a whole number"),
+    ({"NUM_TEST": "0"}, "NUM_TEST=0 is not a whole number from 1 on"),
+    ({"TEMPERATURE": "-1"}, "TEMPERATURE=-1 is not a number from 0 on"),
+    ({"TEMPERATURE": "nan"}, "TEMPERATURE=nan is not a number"),
+    ({"FEW_SHOT": "2"}, "FEW_SHOT=2 is not a number from 0 to 1"),
+    ({"AGAIN": "1.1"}, "AGAIN=1.1 is not a number from 0 to 1"),
+    ({"LEARNING_RATE": "0"}, "LEARNING_RATE=0 is not a number above 0"),
+    ({"BUDGET": "double"}, "BUDGET=double is not one of plain, equal"),
+    ({"TRAIN_FLAGS": "--rnak 4"}, "TRAIN_FLAGS: train.py: error: unrecognized arguments: --rnak 4"),
+    ({"SELECT_FLAGS": "--n1 0"}, "SELECT_FLAGS: select.py: error: --n1 is 0"),
+    ({"EXPLORE_FLAGS": "--top-p 2"}, "EXPLORE_FLAGS: explore.py: error: "),
+    ({"MAKE_FLAGS": "--guards"}, "MAKE_FLAGS: envs.py: error: unrecognized arguments: --guards")])
+def test_wrong_settings_leave_one_line(tmp_path, start, warm_python, settings, message):
+    line = refused(start(tmp_path / "out", **{"PYTHON": warm_python, **settings}))
+    assert line.startswith(f"run.sh: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name, value", [("AGAIN", "1.0"), ("AGAIN", ".5"), ("FEW_SHOT", "0"),
+                                         ("TEMPERATURE", "2"), ("LEARNING_RATE", "0.0005"),
+                                         ("LEARNING_RATE", "1.5e-4"), ("SEED", "0"), ("N2", "0")])
+def test_right_settings_are_taken(tmp_path, start, name, value):
+    """What follows is refused for the unknown METHOD, so the setting was not."""
+    text = refused(start(tmp_path / "out", METHOD="magic", **{name: value}))
+    assert "METHOD=magic is unknown" in text
+
+
+def test_tasks_that_are_new_in_each_iteration_are_made_at_first(tmp_path, start, warm_python):
+    """web: ITERS decides how many are made, so it may not be raised later."""
+    try:
+        Web().browse(lambda browser: browser.open("click-test", 0))
+    except (BrokenPipeError, SystemExit) as error:
+        pytest.skip(str(error))
+    finally:
+        Web().close()
+    settings = {"ENV": "web", "PYTHON": warm_python, "NUM_TRAIN": "2", "NUM_TEST": "1",
+                "MAKE_FLAGS": "--tasks click-test-2,click-test", "REFINE_FROM": "1"}
+    start(tmp_path, **settings).communicate(timeout=300)  # the tiny model solves none: an error
+    assert [task["round"] for task in envs.read_jsonl(tmp_path / "tasks.jsonl")] == [0, 0, 1, 1]
+    assert {task["round"] for task in envs.read_jsonl(tmp_path / "iter0/tasks.jsonl")} == {0}
+    text = refused(start(tmp_path, **settings, ITERS="3"))
+    assert "now ITERS=3" in text and "was ITERS=2" in text
