@@ -179,11 +179,13 @@ class Facts:
         self.simple = not any(self.odd(node) for node in nodes if node not in typed)
         # Where nothing is None or a function, solution() gives the answer, and no print() does.
         self.returns = (
-            sum(one.name == "solution" and count(one.args) == 1 for one in tree.body if one in defined)
+            sum(one.name == "solution" and count(one.args) == 1
+                for one in tree.body if one in defined)
             == self.bound["solution"] > 0 and all(leaves(one.body[-1]) for one in defined)
             and all(node.value for node in nodes if isinstance(node, ast.Return)))
         # A list that has a name may have two, so that `b += [1]` changes what a is.
-        self.lists = any(isinstance(one, DISPLAYS) and one not in self.once for one in nodes) or any(
+        self.lists = any(isinstance(one, DISPLAYS) and one not in self.once
+                         for one in nodes) or any(
             self.known(one) in (None, "list", "set", "dict", "sorted", "divmod") for one in calls)
         settled = {name for one in tree.body if isinstance(one, BINDING) for name in targets(one)
                    if self.bound[name] == 1}
@@ -219,8 +221,8 @@ class Facts:
         if isinstance(node, ast.Call):  # in statements of their own: also xs.append(3) and print()
             name = self.known(node)
             fine = name in PURE - LAZY or node in self.once and name in LAZY
-            alone = node in self.alone and (name == "print" or isinstance(node.func, ast.Attribute)
-                                            and getattr(node.func.value, "id", None) in self.variables)
+            owner = getattr(getattr(node.func, "value", None), "id", None)
+            alone = node in self.alone and (name == "print" or owner in self.variables)
             return not (fine or alone or getattr(node.func, "id", None) in self.functions)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id != "__name__":
             special = node.id in self.functions or node.id in self.modules
@@ -229,7 +231,8 @@ class Facts:
         if isinstance(node, ast.Attribute):
             return node.attr.startswith("_") or node not in self.called and node.attr not in (
                 "pi", "e", "tau", "inf")
-        return (isinstance(node, ODD) or isinstance(node, ast.GeneratorExp) and node not in self.once
+        return (isinstance(node, ODD)
+                or isinstance(node, ast.GeneratorExp) and node not in self.once
                 or isinstance(node, ast.Constant) and (
                     node.value is None or "__" in str(node.value) != "__main__"))
 
