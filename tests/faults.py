@@ -1,10 +1,11 @@
-"""The table of mutants.py: faults to put into the product, and the tests that ought to notice.
+"""Faults to put into the product, and the tests that ought to notice: a table for mutants.py.
 
-Each fault is one that a hurried change could make. Its text must be in the file exactly once.
+Each is one that a hurried change could make; its text must be in the file exactly once. Here are
+those that need no language model, the others are in faults_model.py.
 """
 
 # (file of the product, test file): [(what is wrong, right text, faulty text, pytest -k)]
-TABLE = {
+FAULTS = {
     ("select.py", "test_select"): [
         ("a rewrite need not be right", 'refined is None or refined["reward"] == 0',
          "refined is None", "superior_trajectory"),
@@ -154,11 +155,6 @@ TABLE = {
          'one["question"], one["program"]', "few_shot"),
         ("programs are not closed by a fence", 'return f"{program}\\n```"', 'return program',
          "by_hand")],
-    ("nanoenvisions/values.py", "test_prompts"): [
-        ("1/3 is 1", "int(ratio[1]) / int(ratio[2])", "int(ratio[1])", "numbers_that"),
-        ("thousands need no three digits", '(?:,\\d{3})+', '(?:,\\d+)+', "numbers_that"),
-        ("other alphabets' digits", 'money}))?", text,\n                          re.ASCII)',
-         'money}))?", text)', "numbers_that")],
     ("envs.py", "test_schedule"): [
         ("--enough ignored", "if sum(of_level) < enough * len(of_level)", "if False", "next_level"),
         ("exactly enough is too little", "sum(of_level) < enough", "sum(of_level) <= enough",
@@ -201,52 +197,6 @@ TABLE = {
          "enumerate(rows):\n        for field", "import_refuses"),
         ("ids are not unique", '/{number:05d}", "env": "math"', '", "env": "math"',
          "official_form")],
-    ("train.py", "test_train"): [
-        ("only the first micro-batch", "range(0, len(bins), per_micro)", "range(1)",
-         "plain_training"),
-        ("only the last micro-batch", "range(0, len(bins), per_micro)",
-         "range(len(bins) - 1, len(bins))", "plain_training"),
-        ("a sum instead of the mean", "(loss / count).backward()", "loss.backward()",
-         "plain_training"),
-        ("the rate is constant", " * learning_rate_at(number, len(steps), args.warmup)", "",
-         "plain_training"),
-        ("--learning-rate ignored", "args.learning_rate * learning_rate_at",
-         "1e-3 * learning_rate_at", "plain_training"),
-        ("--warmup ignored", "len(steps), args.warmup)", "len(steps), 0.05)", "rises_as_long"),
-        ("no clipping", "torch.nn.utils.clip_grad_norm_(masters, LONGEST_GRADIENT)", "pass",
-         "plain_training"),
-        ("--alpha ignored", "args.alpha or 2 * args.rank", "2 * args.rank", "plain_training"),
-        ("--rank ignored", "r=args.rank", "r=16", "seed_and_the_rank"),
-        ("--bits ignored", "bits=args.bits", "bits=4", "plain_training"),
-        ("--seed ignored", "torch.manual_seed(args.seed)", "torch.manual_seed(0)",
-         "seed_and_the_rank"),
-        ("--adapter ignored", "if args.adapter:", "if False:", "training_on"),
-        ("--limit ignored", "limit=args.limit", "limit=None", "which_rows"),
-        ("--epochs ignored", "args.batch_size, args.epochs,", "args.batch_size, 2,",
-         "set_the_number"),
-        ("small updates are lost", "p.detach().float() for", "p.detach().clone() for",
-         "half_precision"),
-        ("a completion starts behind its neighbour", "[prompt_end - 1, *", "[begin - 1, *",
-         "plain_ones"),
-        ("the prompts are learned, too", "target += range(begin, end)",
-         "target += [begin] * (end - begin)", "plain_ones")],
-    ("nanoenvisions/rows.py", "test_train"): [
-        ("refine rows skipped", "for row in rows:",
-         'for row in (one for one in rows if one["kind"] != "refine"):', "plain_training"),
-        ("max_length without the prompt", 'max_length - len(sequences[prompt]["root"])',
-         "max_length", "cut_at_max"),
-        ("no end token", " + [tokenizer.eos_token_id]", "", "cut_at_max"),
-        ("no shuffling", "rng.shuffle(order)", "pass", "once_an_epoch"),
-        ("one order for every seed", "random.Random(seed)", "random.Random(0)", "once_an_epoch"),
-        ("--min-steps ignored", "len(steps) + 1 >= min_steps", "len(steps) + 1 >= 0",
-         "number_of_steps"),
-        ("rows are lost where a sequence is cut", "                parts.append(part)\n", "",
-         "once_an_epoch")],
-    ("nanoenvisions/model.py", "test_train"): [
-        ("completions see each other", "segment[:, None, :] <= 0", "segment[:, None, :] >= 0",
-         "itself_only"),
-        ("positions count the neighbours", '(len(sequence["root"]) if index else 0)', "at",
-         "itself_only")],
     ("nanoenvisions/logic.py", "test_logic"): [
         ("the closed world's not is the open one's", 'literal[0] or semantics != "cwa" else',
          "True else", "closed_world"),
@@ -302,14 +252,65 @@ TABLE = {
          "nor_questions"),
         ("train and test share seeds", '"test": range(2_000_000, 3_000_000)',
          '"test": range(1_000_000, 2_000_000)', "two_purposes")],
-    ("nanoenvisions/adapters.py", "test_train_script"): [
-        ("strangers' files are removed", "if name not in FILES or path", "if path",
-         "neither_deleted"),
-        ("a described adapter is removed", "not is_blank_card(path)", "False", "neither_deleted"),
-        ("a link is followed", "if folder.is_symlink()", "if False", "neither_deleted"),
-        ("what it trains on from is replaced", "if Path(path).resolve()", "if 0 and Path(path)",
-         "beside_the_adapter")],
     ("nanoenvisions/packages.py", "test_packages"): [
         ("dependencies are fetched", '"--no-deps", ', "", "unpacked_once"),
         ("pip's failure is ignored", "if pip.returncode:", "if False:", "wrong_wheel")],
+    ("reward.py", "test_reward"): [
+        ("the answer enters the sandbox", '"program": record["program"],',
+         '"program": record["program"], "answer": record["answer"],', "answer_stays"),
+        ("an error is judged by its text", 'if status == "ok":', 'if status != "timeout":',
+         "earns_nothing"),
+        ("r of 0 is none", 'if record.get("logprob") is not None:', 'if record.get("logprob"):',
+         "self_reward"),
+        ("--timeout ignored", "todo), timeout=args.timeout", "todo), timeout=2.0",
+         "timeout_and_seed"),
+        ("--seed ignored", "workers=args.workers, seed=args.seed", "workers=args.workers, seed=0",
+         "timeout_and_seed"),
+        ("other settings continue a file", '"timeout": args.timeout,', "", "killed"),
+        ("--limit per file", "limit - len(records)", "limit", "over_all_files"),
+        ("counts by source are those of all", "{**share(group)", "{**share(records)",
+         "counts_of_many"),
+        ("solved by source is that of all", '"tasks_solved": solved(group)',
+         '"tasks_solved": solved(records)', "as_a_user"),
+        ("programs count as tasks", 'len({record["id"] for record in records if record["reward"]})',
+         'sum(record["reward"] for record in records)', "counts_of_many"),
+        ("groups have the accuracy of all", '{"accuracy": share(group)["share"]',
+         '{"accuracy": share(records)["share"]', "evaluation"),
+        ("an evaluation is a reward row", '"eval" if is_eval else', '"reward" if is_eval else',
+         "evaluation"),
+        ("lines are written in the middle of a task", ' and following["id"] != last["id"]', "",
+         "batches_by_hand")],
+    ("nanoenvisions/values.py", "test_values"): [
+        ("one in a thousand off is right", "1e-9 * abs(gold)", "1e-3 * abs(gold)", "equal"),
+        ("one off is right", "gold.is_integer() and abs", "False and abs", "equal"),
+        ("two decimals are exact", "5e-3 if re", "1e-3 if re", "equal"),
+        ("a class says what it is worth", "value = int.__add__(value, 0)", "pass", "plain"),
+        ("True is 1", "if value is None or kind is bool", "if value is None", "plain"),
+        ("a program's own Fraction is trusted", "if kind is Fraction",
+         "if issubclass(kind, Fraction)", "plain"),
+        ("1/3 is 1", "int(ratio[1]) / int(ratio[2])", "int(ratio[1])", "number"),
+        ("thousands need no three digits", '(?:,\\d{3})+', '(?:,\\d+)+', "number"),
+        ("other alphabets' digits", 'money}))?", text,\n                          re.ASCII)',
+         'money}))?", text)', "number")],
+    ("nanoenvisions/sandbox.py", "test_sandbox"): [
+        ("hashes have no seed", 'str(self.settings["seed"])', '"0"', "same_seed")],
+    ("nanoenvisions/sandbox.py", "test_sandbox_load"): [
+        ("a dead server's programs are lost", "self.again.append((number, job))\n\n",
+         'self.file(number, "error", "lost")\n\n', "dead_server")],
+    ("nanoenvisions/jail.py", "test_sandbox"): [
+        ("random has no seed", "    random.seed(self.seed)", "    random.seed()", "same_seed"),
+        ("scratch directories can be guessed", "os.urandom(8).hex()", "len(os.listdir(self.base))",
+         "guessable"),
+        ("twice the memory", "memory_mb << 20", "memory_mb << 21", "limits_are"),
+        ("twice the size of a file", "FILE_BYTES = 2 << 20", "FILE_BYTES = 4 << 20", "limits_are"),
+        ("twice the threads", "\nTHREADS = 64 ", "\nTHREADS = 128 ", "limits_are"),
+        ("twice the files", "\nFILES = 64 ", "\nFILES = 128 ", "limits_are")],
+    ("nanoenvisions/server.py", "test_sandbox"): [
+        ("answers stay in the server's memory", "ANSWER[:size] = bytes(size)", "pass",
+         "finds_another")],
+    ("nanoenvisions/server.py", "test_sandbox_load"): [
+        ("too slow is an error", 'self.kill(b"t", f"no answer', 'self.kill(b"e", f"no answer',
+         "time_limit"),
+        ("twice the time", "limit = self.jail.timeout\n", "limit = 2 * self.jail.timeout + 4\n",
+         "time_limit")],
 }

@@ -4,7 +4,7 @@
     python tests/mutants.py --only pool       those with "pool" in their file or name
     python tests/mutants.py --list            names only
 
-They are listed in faults.py. Each is put into a copy of the product, on which the tests that ought
+They are listed in faults*.py. Each is put into a copy of the product, on which the tests that ought
 to fail are run. A test that passes on a faulty product promises more than it checks: mend the test,
 not the table. A text that the product does not have any more is reported as stale: write the fault
 anew, or take it out. tests/test_mutants.py keeps the table up to date.
@@ -23,7 +23,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from faults import TABLE
+import faults
+import faults_model
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds; a fault that makes the tests hang is noticed, too
@@ -31,7 +32,8 @@ LIMIT = 600  # seconds; a fault that makes the tests hang is noticed, too
 
 def every_mutant() -> list[tuple]:
     """[(file, test file, name, right text, faulty text, pytest -k)]"""
-    return [(*place, *mutant) for place, mutants in TABLE.items() for mutant in mutants]
+    return [(*place, *mutant) for table in (faults.FAULTS, faults_model.FAULTS)
+            for place, mutants in table.items() for mutant in mutants]
 
 
 def faulty(root, mutant) -> str:

@@ -220,4 +220,17 @@ def test_same_seed_same_results():
     programs = ["import random; answer = random.random()", "answer = hash('a')",
                 "import numpy; answer = numpy.random.rand()"]
     first = run(programs, seed=3)
-    assert run(programs, seed=3) == first and run(programs, seed=4) != first
+    assert run(programs, seed=3) == first
+    assert all(one != other for one, other in zip(first, run(programs, seed=4)))
+
+
+@pytest.mark.parametrize("program, most", [
+    ("block = bytearray(%d << 20); answer = 1", 512), ("open('x', 'wb').write(bytes(%d))", 2 << 20),
+    ("for n in range(%d): open(str(n), 'w').close()", 64),
+    ("import threading, time\nfor _ in range(%d):\n"
+     "    threading.Thread(target=time.sleep, args=(0.3,)).start()\ntime.sleep(0.2)", 64)],
+    ids=["memory", "a file", "files", "threads"])
+def test_limits_are_where_they_are_said_to_be(program, most):
+    """Somewhat less is allowed, somewhat more is an error."""
+    less, more = run([program % (share * most // 10) + "\nanswer = 1" for share in (8, 12)])
+    assert less == ("ok", "1") and more[0] == "error"
