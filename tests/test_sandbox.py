@@ -227,7 +227,7 @@ def test_same_seed_same_results():
 @pytest.mark.parametrize("program, most", [
     ("block = bytearray(%d << 20); answer = 1", 512), ("open('x', 'wb').write(bytes(%d))", 2 << 20),
     ("for n in range(%d): open(str(n), 'w').close()", 64),
-    ("import threading, time\nfor _ in range(%d):\n"
+    ("import threading, time\nthreading.stack_size(1 << 16)\nfor _ in range(%d):\n"
      "    threading.Thread(target=time.sleep, args=(0.3,)).start()\ntime.sleep(0.2)", 64)],
     ids=["memory", "a file", "files", "threads"])
 def test_limits_are_where_they_are_said_to_be(program, most):
