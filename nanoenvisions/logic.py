@@ -187,33 +187,51 @@ def solve(program: str, semantics: str) -> list[str]:
 # Wrong programs can give right answers, and a model finds every way: it calls all things by other
 # names, always the same ones; it asks an easier question; it leaves conditions out, or moves them
 # to the conclusion. So with guards each sentence must have its line, of the same form, with the
-# same words, in the order of the English. What follows from them is left to the solver.
+# same words, in the order of the English, each in one spelling (to the solver Cold and cold are
+# two). What follows from them is left to the solver. The English is that of theories.py: subjects
+# stand first, and a later word with "the" or a capital is an object, so like(X, cat) is not cat(X).
 
 RULE_WORDS = set("all each every everything if something things whatever".split())
 FILLERS = RULE_WORDS | set("a an and are does is it know that the then we".split())
 
 
 def words_of(text: str) -> tuple:
-    """What a program must repeat: "1. Whatever is not cold likes the cat." -> not cold like cat"""
-    words = re.findall(r"\w+", re.sub(r"^\d+\. ", "", text).lower())
-    return tuple(word.rstrip("s") for word in words if word not in FILLERS)
+    """What a program must repeat.
+
+    "1. Whatever is not cold likes the cat." -> ("not", "cold", "like", "the cat")
+    """
+    text = re.sub(r"(?i)^(\d+\. )?(we know that )?(the )?", "", text)
+    text = re.sub(r"(\w)s? (?:the (?=\w)|(?=[A-Z]))", r"\1 the_", text)  # verb and object
+    words = re.findall(r"\w+", text.lower())
+    return tuple(word.replace("the_", "the ") for word in words if word not in FILLERS)
+
+
+def plain(literal: tuple) -> tuple:
+    """Names in small letters, a verb without s: (True, "Likes", "Bob", "cat") -> like bob cat"""
+    predicate, *things = map(str.lower, literal[1:])
+    return (predicate.removesuffix("s") if len(things) > 1 else predicate, *things)
 
 
 def words_said(literals) -> tuple:
     """The words of literals, in the order of English; a variable has none.
 
-    (False, "cold", "Bob") -> bob not cold; (True, "likes", "$x", "tiger") -> like tiger
+    (False, "cold", "Bob") -> bob not cold; (True, "likes", "$x", "tiger") -> like, the tiger
     """
     said = []
-    for positive, predicate, subject, *thing in literals:
-        said += [*([] if is_variable(subject) else [subject]), *([] if positive else ["not"]),
-                 predicate, *thing]
-    return words_of(" ".join(said))
+    for literal in literals:
+        predicate, subject, *things = plain(literal)
+        said += [*([] if is_variable(literal[2]) else [subject]), *([] if literal[0] else ["not"]),
+                 predicate, *(f"the {thing}" for thing in things)]
+    return tuple(said)
 
 
 def guard(statements: list, questions: list, english: str):
     """Refuse what does not say what the English says, whatever it answers."""
-    lines = english.split("\n")
+    spelling, lines = {}, english.split("\n")
+    for literal in [*questions, *(one for body, heads in statements for one in body + heads)]:
+        for word, name in zip(plain(literal), literal[1:]):
+            if spelling.setdefault(word, name) != name and not is_variable(name):
+                raise ValueError(f"guard: {spelling[word]!r} and {name!r} are two names")
     if [words_said([one]) for one in questions] != [words_of(line) for line in lines
                                                     if line.endswith("?")]:
         raise ValueError("guard: the questions are not those of the task, word for word")
@@ -321,17 +339,14 @@ class Logic(Environment):
         return examples_of(size, task.get("semantics", "owa"), solve)
 
     def tidy(self, record: dict) -> str:
-        """Without a line that has been said before, to the letter."""
-        return "\n".join(dict.fromkeys(parse_program(record["program"]).split("\n")))
+        """Without a line that has been said before, to the letter, if it says nothing new."""
+        once = "\n".join(dict.fromkeys(parse_program(record["program"]).split("\n")))
+        whole = parse_program(record["program"])
+        return once if meaning(once) == meaning(whole) else whole
 
     def canonical(self, record: dict) -> str:
         """The parsed program, in whatever grammar: statements sorted, then the questions."""
-        program = self.tidy(record)
-        try:
-            statements, questions = read_program(program)
-        except ValueError:
-            return " ".join(program.split())
-        return "\n".join([*sorted(map(repr, statements)), *map(repr, questions)])
+        return meaning(parse_program(record["program"]))
 
     # ---- child ----
 
@@ -349,3 +364,13 @@ def split_of(context: list[str]) -> str:
     """The split that owns these sentences, in whatever order."""
     digest = hashlib.sha256(" ".join(sorted(context)).encode()).digest()
     return ("train", "test")[digest[0] % 2]
+
+
+def meaning(program: str) -> str:
+    """What a program says, in one form; one that cannot be read says its words."""
+    try:
+        statements, questions = read_program(program)
+    except ValueError:
+        return " ".join(program.split())
+    statements = dict.fromkeys((tuple(body), tuple(heads)) for body, heads in statements)
+    return "\n".join([*sorted(map(repr, statements)), *map(repr, questions)])

@@ -33,6 +33,15 @@ dog likes cat?"""
     ("Bob is cold", "X is cold", "names what it is about"), ("Bob is cold", "Bob1 is cold", "no (other)"),
     ("Bob is cold", "cold is Bob", "no (other)"), ("Bob is cold", "Bob is not cold", "no (other)"),
     ("Bob is cold", "Βob is cold", "no (other)"),  # a Greek letter
+    # one name in two spellings is two names to the solver
+    ("Bob is cold", "Bob is Cold", "two names"), ("Bob is cold", "bob is cold", "two names"),
+    ("Bob is cold", "Bob is cold'", "no (other)"), ("Bob is cold", "Bob is colds", "no (other)"),
+    ("Bob is cold", "cold-is(Bob)", "no (other)"), ("Bob is cold", "cold(Bob the)", "no (other)"),
+    ("Bob is cold", "Is(Bob, cold)", "no (other)"), ("Bob is smart?", "Bob is smarts?", "questions"),
+    ("cat likes dog", "Likes(cat, dog)", "two names"), ("cat likes dog", "likes-dog(cat)", "no (other)"),
+    ("cat likes dog", "cat likes dogs", "no (other)"),
+    # the right words, but the object is a property or the other way round
+    ("if something is kind and tall then it is brave", "Kind($x, tall) >>> Brave($x)", "no (other)"),
     ("cat likes dog", "dog likes cat", "no (other)"), ("cat likes dog", "cat likes dog\ncat likes dog", "no (other)"),
     ("cat likes dog\n", "", "nothing for the sentence"), ("cat likes dog\n", "Bob is cold\n", "no (other)"),
     ("Bob is smart?\ndog likes cat?", "dog likes cat?\nBob is smart?", "questions"),
@@ -46,6 +55,17 @@ def test_the_guards_by_hand(old, new, reason):
     assert old in SAID
     with pytest.raises(ValueError, match=f"^guard: .*{re.escape(reason)}"):
         Logic.run(SAID.replace(old, new, 1), job)
+
+
+def test_a_verb_and_its_object_are_no_two_properties():
+    """Words in the right order are not enough where an object could be taken for a property."""
+    job = {"semantics": "owa", "guards": True,
+           "question": "1. Mia is cold.\n2. If something is cold then it eats the tiger.\n3. Mia is cold?"}
+    assert Logic.run("Mia is cold\nCold($x) >>> Eats($x, tiger)\nMia is cold?".lower().replace("mia", "Mia"), job)
+    for wrong in ("cold($x) && eats($x) >>> tiger($x)", "cold($x, eats) >>> tiger($x)",
+                  "cold($x) >>> eats-tiger($x)", "cold($x) >>> tiger($x, eats)"):
+        with pytest.raises(ValueError, match="^guard: no .other."):
+            Logic.run(f"Mia is cold\n{wrong}\nMia is cold?", job)
 
 
 def test_conditions_may_stand_in_any_order():

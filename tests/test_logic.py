@@ -171,6 +171,8 @@ def test_canonical_sorts_statements_and_keeps_the_order_of_questions():
 def test_what_is_said_twice_is_learned_once():
     program = "Bob is cold\nBob is red\nBob is cold\nBob is red?\n"
     assert Logic.tidy({"program": program}) == "Bob is cold\nBob is red\nBob is red?"
+    for kept in ("Query:\nRed(Bob)\nRed(Bob)", "Facts:\nRed(Bob)\nQuery:\nRed(Bob)\nFacts:\nBig(Bob)"):
+        assert Logic.tidy({"program": kept}) == kept  # here it would say something else
 
 
 @pytest.mark.parametrize("program, reason", [
