@@ -181,7 +181,7 @@ def collate(bins, device, start: int = 0) -> dict:
     tokens, positions = torch.zeros(2, len(bins), width, dtype=torch.long)
     # of each token: which sequence of its bin; and 0 for its root, 1, 2, ... for its branches
     owner, segment = torch.full((2, len(bins), width), -1)
-    spans = []
+    spans, longest = [], start
     for row, sequences in enumerate(bins):
         at = 0
         for number, sequence in enumerate(sequences):
@@ -194,11 +194,10 @@ def collate(bins, device, start: int = 0) -> dict:
                 owner[row, here], segment[row, here] = number, index
                 if index:
                     spans.append((*root, row * width + at, row * width + at + len(ids)))
-                at += len(ids)
+                at, longest = at + len(ids), max(longest, begin + len(ids))
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     seen = (owner[:, :, None] == owner[:, None, :]) & causal
     seen &= (segment[:, None, :] <= 0) | (segment[:, :, None] == segment[:, None, :])
-    longest = 1 + int(positions.max())
     # padding sees itself, so that its softmax is defined
     mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
     return {"tokens": tokens.to(device), "positions": positions.to(device),

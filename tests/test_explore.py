@@ -1,4 +1,5 @@
-"""explore.py and refine.py: sampling, log-probabilities, resuming, bad input."""
+"""explore.py: what each flag does, the file it writes, resuming, bad input."""
+import json
 import os
 import signal
 import subprocess
@@ -11,215 +12,245 @@ from conftest import ROOT, run_stage
 
 import envs
 import explore
+import train
+from nanoenvisions import model
 
-QUESTIONS = ["How many are left?", "Ann has 3 nuts and gets 4. How many nuts has Ann now, if she loses none?", "How many?",
-             "Bob had 9 nuts. How many are left when he gives 2 to Cid and 1 to Dot and then finds another one?"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_model):
-    return explore.load_model(tiny_model, bits=32)
+QUESTIONS = ["How many are left?", "How many?",
+             "Ann has 3 nuts and gets 4. How many nuts has Ann now, if she loses none?",
+             "Bob had 9 nuts. How many are left when he gives 2 to Cid and then finds another one?"]
+TASKS = [{"id": f"t{i}", "env": "math", "question": question, "answer": 3}
+         for i, question in enumerate(QUESTIONS)]
 
 
 @pytest.fixture
 def task_file(tmp_path):
     path = tmp_path / "tasks.jsonl"
-    path.write_text("".join(envs.dump({"id": f"t{i}", "env": "math", "question": question, "answer": 3})
-                            for i, question in enumerate(QUESTIONS)))
+    path.write_text("".join(map(envs.dump, TASKS)))
     return path
 
 
-def plain_logprob(model, tokenizer, prompt, ids):
-    """Mean log p(token | before) of `ids` after `prompt`, by one ordinary forward pass."""
-    model.set_attn_implementation("sdpa")
-    before = tokenizer(prompt).input_ids
-    with torch.no_grad():
-        logits = model(torch.tensor([before + ids])).logits[0].log_softmax(-1)
-    return sum(logits[len(before) + i - 1, token].item() for i, token in enumerate(ids)) / len(ids)
+@pytest.fixture
+def run(tmp_path, tiny_model):
+    """run(tasks, flags ...) -> records, in the order of (id, candidate)"""
+    def run(tasks, *flags):
+        (tmp_path / "in").write_text("".join(map(envs.dump, tasks)))
+        (tmp_path / "out").unlink(missing_ok=True)
+        explore.main(["--in", f"{tmp_path}/in", "--out", f"{tmp_path}/out", "--model", tiny_model,
+                      "--max-new-tokens", "40", *map(str, flags)])
+        records = [json.loads(line) for line in open(tmp_path / "out")]
+        return sorted(records, key=lambda record: (record["id"], record["candidate"]))
+    return run
 
 
-# ---- step 7: r = 1/|a| sum log p(a_i | x, a_<i) ---------------------------------------------------------------------
-
-@pytest.mark.parametrize("slots", [3, 20])  # 3: rows leave and enter; 20: all at once
-@pytest.mark.parametrize("prompts", ["few-shot", "zero-shot", "drafts"])  # drafts: the question is run once for several
-def test_logprob_equals_a_plain_forward_pass(tiny, monkeypatch, slots, prompts):
-    """Warm sampling, so that rows are long and short; the ids come from the last call that turned them into text."""
-    model, tokenizer = tiny
-    tasks = [{"env": "math", "question": question} for question in QUESTIONS]
-    if prompts == "drafts":
-        texts = [envs.refine_prompt(task, f"return {draft}") for task in tasks[:2] for draft in (1, 22)]
-    else:
-        texts = [envs.solve_prompt(task, few_shot=prompts == "few-shot") for task in tasks]
-    requests = [(text, [(i, k) for k in range(4)]) for i, text in enumerate(texts)]
-    decoded, decode = [], tokenizer.decode
-    explore.tokens_with(tokenizer, "`")  # cached before `decode` is watched
-    monkeypatch.setattr(tokenizer, "decode", lambda ids: decoded.append(list(ids)) or decode(ids))
-    lengths = set()
-    results = explore.generate(model, tokenizer, requests, slots=slots, max_new_tokens=40, temperature=1.5, top_p=1.0)
-    rows = [(key, logprob, count, decoded[-1]) for key, _, logprob, count in results]
-    assert sorted(key for key, *_ in rows) == [(i, k) for i in range(4) for k in range(4)]
-    for (i, _), logprob, count, ids in rows:
-        if len(ids) < count:
-            ids = ids + [tokenizer.eos_token_id]  # the end token is counted, but no text
-        assert len(ids) == count
-        assert plain_logprob(model, tokenizer, requests[i][0], ids) == pytest.approx(logprob, abs=1e-3)
-        lengths.add(count)
-    assert len(lengths) > 1  # rows of different lengths, or the test shows little
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory, tiny_model):
+    """Folder of an adapter that has learned to write `x = ...` and `return x`, always."""
+    folder = tmp_path_factory.mktemp("adapters")
+    rows = [{"prompt": f"Question: {question}\n```python\n", "kind": "solve", "id": question,
+             "completion": f"def solution():\n    x = {n}\n    return x\n```"}
+            for n, question in enumerate(QUESTIONS, 1)]
+    (folder / "sft").write_text("".join(map(envs.dump, rows)))
+    train.main(["--in", f"{folder}/sft", "--out", f"{folder}/x", "--model", tiny_model,
+                "--epochs", "30", "--batch-size", "2", "--learning-rate", "3e-3"])
+    return str(folder / "x")
 
 
-def test_samples_do_not_depend_on_the_batch(tiny):
-    """A row draws from its own stream: alone, with others, or in other slots, it gives the same program."""
-    model, tokenizer = tiny
-    prompts = [envs.solve_prompt({"env": "math", "question": question}) for question in QUESTIONS]
-
-    def sample(requests, slots):
-        return {key: text for key, text, *_ in explore.generate(model, tokenizer, requests, seed=1, slots=slots,
-                                                                max_new_tokens=40)}
-    together = sample([(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)], 12)
-    assert sample([(prompts[1], [(1, 2)])], 5) == {(1, 2): together[1, 2]}
-    for slots in (2, 4):  # a prompt's three samples do not fit at once; they fit, but not beside another's
-        assert sample([(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)], slots) == together
+def programs(records):
+    return [record["program"] for record in records]
 
 
-def test_rows_meet_the_matrix_of_their_group():
-    """Three rows in two groups of at most two: row 0 is the first of group 1, rows 1 and 2 are both of group 0."""
-    rows, matrices = torch.randn(3, 1, 2, 4), torch.randn(2, 1, 4, 5)
-    out = explore.grouped_matmul(rows, matrices, torch.tensor([2, 0, 1]), 2)
-    for row, group in enumerate((1, 0, 0)):
-        assert torch.allclose(out[row], rows[row] @ matrices[group], atol=1e-5)
-    assert torch.allclose(explore.grouped_matmul(rows, matrices[:1], None, 3), rows @ matrices[0], atol=1e-5)
+def learned(records) -> float:
+    """Share of the programs that are as the adapter was taught."""
+    begin, end = "def solution():\n    x = ", "\n    return x"
+    return sum(r["program"].startswith(begin) and r["program"].endswith(end)
+               for r in records) / len(records)
 
 
-def test_the_nucleus_by_hand():
-    """p = (0.5, 0.3, 0.2), top_p = 0.7: the third token is cut; u = 0.6 is 0.48 of the kept 0.8, still the first."""
-    logits = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(4, 1)
-    tokens, logprobs = explore.pick_tokens(logits, torch.tensor([0.0, 0.6, 0.63, 0.999]), 1.0, 0.7)
-    assert tokens.tolist() == [0, 0, 1, 1]
-    assert logprobs.exp().tolist() == pytest.approx([0.5, 0.5, 0.3, 0.3])  # of the model, not of the nucleus
+def differ(one, other) -> int:
+    """How many programs are not the same."""
+    assert len(one) == len(other)
+    return sum(a["program"] != b["program"] for a, b in zip(one, other))
 
 
-def test_temperature_sharpens_but_logprob_stays_the_models():
-    """p = (0.8, 0.2) at temperature 0.5 is (0.64, 0.04) / 0.68 = (0.94, 0.06): u = 0.93 draws the first, 0.95 not."""
-    logits = torch.tensor([[0.8, 0.2]]).log().repeat(2, 1)
-    tokens, logprobs = explore.pick_tokens(logits, torch.tensor([0.93, 0.95]), 0.5, 1.0)
-    assert tokens.tolist() == [0, 1] and logprobs.exp().tolist() == pytest.approx([0.8, 0.2])
+# ---- what is sampled ------------------------------------------------------------------------
 
-
-def test_flat_rows_see_the_whole_vocabulary():
-    """1,000 equally likely tokens: the first 64 hold 6.4 % of the mass, so the nucleus is found further down."""
-    count = 2000
-    tokens, _ = explore.pick_tokens(torch.zeros(count, 1000), torch.arange(count) / count, 1.0, 0.9505)
-    assert len(set(tokens.tolist())) == 951  # 950 hold 0.95, too little
-
-
-def test_sampled_frequencies_follow_the_nucleus():
-    torch.manual_seed(0)
-    logits = torch.randn(1, 200) * 2
-    wanted = logits.softmax(-1)[0]
-    order = wanted.argsort(descending=True)
-    kept = order[:int((wanted[order].cumsum(0) < 0.9).sum()) + 1]
-    uniform = (torch.arange(20_000) + 0.5) / 20_000
-    tokens, _ = explore.pick_tokens(logits.expand(20_000, -1), uniform, 1.0, 0.9)
-    shares = torch.bincount(tokens, minlength=200) / 20_000
-    assert set(tokens.tolist()) == set(kept.tolist())
-    assert torch.allclose(shares[kept], wanted[kept] / wanted[kept].sum(), atol=1e-4)
-
-
-@pytest.mark.parametrize("sequences, length", [([[5, 6, 7], [5, 6, 8, 9]], 2), ([[1, 2], [1, 2]], 1), ([[1], [2]], 0)])
-def test_common_prefix_leaves_a_token_to_each(sequences, length):
-    assert explore.common_prefix(sequences) == length
-
-
-def test_out_of_memory_halves_the_slots_and_keeps_finished_rows(tiny, monkeypatch, capsys):
-    model, tokenizer = tiny
-    requests = [(envs.solve_prompt({"env": "math", "question": q}), [(i, k) for k in range(4)])
-                for i, q in enumerate(QUESTIONS)]
-    real, seen, started = explore.generate, [], []
-
-    def scarce(model, tokenizer, left, slots, **options):  # memory for 4 rows; noticed after 3 rows have finished
-        started.append((slots, sum(len(keys) for _, keys in left)))
-        for result in real(model, tokenizer, left, slots=slots, **options):
-            if slots > 4 and len(seen) == 3:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            seen.append(result[0])
-            yield result
-    monkeypatch.setattr(explore, "generate", scarce)
-    results = explore.generate_all(model, tokenizer, requests, slots=16, max_new_tokens=40)
-    assert len(results) == 16 and started[0] == (16, 16) and started[-1] == (4, 13)
-    assert len(seen) == len(set(seen)) == 16
-    assert "going on with 4 rows" in capsys.readouterr().err
-
-
-# ---- the scripts ------------------------------------------------------------------------------------------------------
-
-def test_explore_then_refine(tmp_path, task_file, tiny_model):
-    out, refined = tmp_path / "explored.jsonl", tmp_path / "refined.jsonl"
-    done = run_stage("explore", "--in", task_file, "--out", out, "--model", tiny_model, "--num-samples", 3,
-                     "--max-new-tokens", 40, "--iteration", 2, "--metrics", tmp_path / "m.jsonl")
-    assert done.returncode == 0, done.stderr
-    records = envs.read_jsonl(out)
-    assert sorted((r["id"], r["candidate"]) for r in records) == [(f"t{i}", k) for i in range(4) for k in range(3)]
+def test_the_record_grows(run):
+    records = run(TASKS, "--num-samples", 3, "--iteration", 2)
+    assert [(r["id"], r["candidate"]) for r in records] == [
+        (f"t{i}", k) for i in range(4) for k in range(3)]
     for record in records:
-        assert record["source"] == "explore" and record["iteration"] == 2 and record["answer"] == 3
-        assert "```" not in record["program"] and record["logprob"] <= 0 and record["tokens"] >= 1
-    assert not list(tmp_path.glob("*.part*")) and "-> " in done.stdout
-
-    done = run_stage("refine", "--in", out, "--out", refined, "--model", tiny_model, "--max-new-tokens", 40)
-    assert done.returncode == 0, done.stderr
-    rewrites = {(r["id"], r["candidate"]): r for r in envs.read_jsonl(refined)}
-    for record in records:  # every candidate is rewritten once, whatever its reward
-        rewrite = rewrites[record["id"], record["candidate"]]
-        assert rewrite["reference"] == record["program"] and rewrite["source"] == "refine"
-    assert len(rewrites) == len(records)
-
-    # --rescore: r̃ becomes log p(ã | x), whatever the draft was, so it can be compared with r
-    done = run_stage("refine", "--in", out, "--out", tmp_path / "rescored", "--model", tiny_model, "--max-new-tokens", 40,
-                     "--rescore", "--bits", 32)
-    assert done.returncode == 0, done.stderr
-    model, tokenizer = explore.load_model(tiny_model, bits=32)
-    for record in envs.read_jsonl(tmp_path / "rescored"):
-        ids = tokenizer(envs.completion(record["program"])).input_ids
-        assert record["logprob"] == pytest.approx(plain_logprob(model, tokenizer, envs.solve_prompt(record), ids), abs=1e-3)
+        assert record["source"] == "explore" and record["iteration"] == 2
+        assert record["answer"] == 3 and record["question"] == QUESTIONS[int(record["id"][1])]
+        assert "```" not in record["program"]
+        assert record["logprob"] <= 0 and record["tokens"] >= 1
 
 
-def test_greedy_is_one_program_per_task_and_repeatable(tmp_path, task_file, tiny_model):
-    for name in ("a", "b"):
-        done = run_stage("explore", "--in", task_file, "--out", tmp_path / name, "--model", tiny_model, "--greedy",
-                         "--max-new-tokens", 40)
-        assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    assert len(envs.read_jsonl(tmp_path / "a")) == 4
+def test_plain_gives_the_same_file(run):
+    """--plain: one row at a time by ordinary forward passes; float32, so nothing rounds away."""
+    flags = ("--bits", 32, "--temperature", 1.3, "--num-samples", 3, "--few-shot")
+    fast, plain = run(TASKS, *flags), run(TASKS, *flags, "--plain")
+    for one, other in zip(fast, plain):
+        assert one | {"logprob": 0} == other | {"logprob": 0}
+        assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
 
 
-def test_a_share_of_the_samples_keeps_its_examples(tmp_path, tiny_model):
-    """few_shot 0.5 of K = 4: samples 0 and 1 are those of --few-shot, 2 and 3 those without examples."""
-    task = {"id": "a", "env": "math", "question": "How many are 2 and 3?", "answer": 5}
-    programs = {}
-    for name, share, flags in (("half", 0.5, ()), ("all", 0, ("--few-shot",)), ("none", 0, ())):
-        (tmp_path / name).write_text(envs.dump(task | {"few_shot": share}))
-        done = run_stage("explore", "--in", tmp_path / name, "--out", tmp_path / "out", "--model", tiny_model, "--bits", 32,
-                         "--num-samples", 4, "--max-new-tokens", 20, *flags)
-        assert done.returncode == 0, done.stderr
-        programs[name] = [record["program"] for record in envs.read_jsonl(tmp_path / "out", require=("program",))]
-    assert programs["half"] == programs["all"][:2] + programs["none"][2:]
-    assert programs["all"] != programs["none"]
+@pytest.mark.parametrize("flag", ["--greedy", "--eval"])
+def test_greedy_is_one_program_of_the_likeliest_tokens(run, tiny_model, flag):
+    """Whatever --temperature, --seed and --num-samples say; as transformers' greedy search."""
+    records = run(TASKS, flag, "--bits", 32, "--temperature", 2, "--seed", 5, "--num-samples", 3)
+    language_model, tokenizer = model.load_model(tiny_model, bits=32)
+    wanted = []
+    for task in TASKS:
+        x = tokenizer(envs.solve_prompt(task), return_tensors="pt").input_ids
+        ids = language_model.generate(x, do_sample=False, max_new_tokens=40)[0, x.shape[1]:]
+        wanted.append(tokenizer.decode(ids).partition("\n```")[0])
+    assert programs(records) == wanted
 
 
-@pytest.mark.parametrize("stage", ["explore", "refine"])
-def test_killed_and_continued_gives_the_same_file(tmp_path, task_file, tiny_model, stage):
-    """SIGKILL after the first batch; the second start goes on behind it and ends with the undisturbed file."""
-    source = task_file
-    if stage == "refine":
-        source = tmp_path / "explored.jsonl"
-        run_stage("explore", "--in", task_file, "--out", source, "--model", tiny_model, "--max-new-tokens", 30)
-    flags = ["--in", str(source), "--model", tiny_model, "--max-new-tokens", "30", "--batch-size", "5"]
-    done = run_stage(stage, *flags, "--out", tmp_path / "whole.jsonl")
-    assert done.returncode == 0, done.stderr
-    out, part = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.part"
-    process = subprocess.Popen([sys.executable, f"{stage}.py", *flags, "--out", str(out)], cwd=ROOT,
+@pytest.mark.parametrize("flags", [("--temperature", 1e-4), ("--top-p", 1e-6)])
+def test_without_warmth_or_nucleus_sampling_is_greedy(run, flags):
+    greedy = programs(run(TASKS, "--greedy"))
+    warm = ("--temperature", 2, "--num-samples", 2)
+    assert programs(run(TASKS, *warm, *flags)) == [one for one in greedy for _ in range(2)]
+    assert programs(run(TASKS, *warm)) != [one for one in greedy for _ in range(2)]
+
+
+def test_same_seed_same_programs_and_another_seed_or_iteration_others(run):
+    flags = ("--temperature", 1.5, "--num-samples", 5)
+    first = run(TASKS, *flags)
+    assert run(TASKS, *flags) == first
+    assert differ(first, run(TASKS, *flags, "--seed", 1)) > 5
+    assert differ(first, run(TASKS, *flags, "--iteration", 1)) > 5
+
+
+def test_samples_of_a_task_and_tasks_with_the_same_question_differ(run):
+    """Equal prompts are run once, but each row has its own random numbers, alone or together."""
+    flags = ("--temperature", 1.5, "--num-samples", 5)
+    twins = [TASKS[1], TASKS[1] | {"id": "twin"}]
+    both = run(twins, *flags)
+    assert len(set(programs(both[:5]))) > 2 and differ(both[:5], both[5:]) > 2
+    assert both == run(twins[:1], *flags) + run(twins[1:], *flags)
+
+
+def test_bits(run, tiny_model):
+    """The log-probabilities are those of the model in so many bits."""
+    task = TASKS[2]
+    greedy = {bits: run([task], "--greedy", "--bits", bits)[0] for bits in (4, 16, 32)}
+    assert run([task], "--greedy") == [greedy[4]]  # the default
+    assert len({record["logprob"] for record in greedy.values()}) == 3
+    for bits, tolerance in ((4, 1e-2), (16, 1e-2), (32, 1e-4)):
+        language_model, tokenizer = model.load_model(tiny_model, bits=bits)
+        x = tokenizer(envs.solve_prompt(task)).input_ids
+        a = tokenizer(envs.completion(greedy[bits]["program"])).input_ids
+        with torch.inference_mode():
+            logits = language_model(torch.tensor([x + a])).logits[0, len(x) - 1:-1]
+        logprobs = logits.float().log_softmax(-1).gather(1, torch.tensor(a)[:, None])
+        assert greedy[bits]["logprob"] == pytest.approx(logprobs.mean().item(), abs=tolerance)
+
+
+def test_length(run):
+    assert {r["tokens"] for r in run(TASKS, "--greedy", "--max-new-tokens", 3)} == {3}
+
+
+@pytest.mark.parametrize("share, with_examples", [(0, 0), (0.3, 2), (0.5, 2), (0.51, 3), (1, 4)])
+def test_a_share_of_the_samples_keeps_its_examples(run, share, with_examples):
+    """few_shot 0.5 of K = 4: samples 0 and 1 are those of --few-shot, 2 and 3 those without."""
+    task = TASKS[1]
+    flags = ("--bits", 32, "--num-samples", 4)
+    zero, few, some = ([record["logprob"] for record in run([one], *flags, *more)]
+                       for one, more in ((task, ()), (task, ("--few-shot",)),
+                                         (task | {"few_shot": share}, ())))
+    assert all(one != other for one, other in zip(zero, few))  # or the test shows little
+    assert some == pytest.approx(few[:with_examples] + zero[with_examples:], abs=1e-5)
+
+
+# ---- the adapter ----------------------------------------------------------------------------
+
+def test_the_adapter_explores(run, adapter):
+    for flags in (("--num-samples", 5), ("--greedy",), ("--num-samples", 2, "--plain")):
+        assert learned(run(TASKS, *flags)) < 0.5
+        assert learned(run(TASKS, *flags, "--adapter", adapter)) == 1
+
+
+def test_beside_packed_weights_an_adapter_is_kept(run, adapter, tiny_model, monkeypatch):
+    """Merged into weights that are packed again, it would be rounded away."""
+    text = envs.completion("def solution():\n    x = 6\n    return x")
+
+    def mean_logprob(folder):
+        """log p(text), mean over its tokens and the tasks; whether the weights are packed"""
+        language_model, tokenizer = model.load_model(tiny_model, folder)
+        layer = language_model.model.layers[0].mlp.up_proj
+        means = []
+        for task in TASKS:
+            x, a = (tokenizer(one).input_ids for one in (envs.solve_prompt(task), text))
+            logits = language_model(torch.tensor([x + a])).logits[0, len(x) - 1:-1]
+            logprobs = logits.float().log_softmax(-1).gather(1, torch.tensor(a)[:, None])
+            means.append(logprobs.mean().item())
+        return sum(means) / len(means), getattr(layer, "base_layer", layer).weight.dtype
+    with torch.inference_mode():
+        base, (wanted, dtype) = mean_logprob(None)[0], mean_logprob(adapter)
+        monkeypatch.setattr(model, "unpacks", lambda device, merge, parameters: False)
+        packed, packed_dtype = mean_logprob(adapter)
+    assert (dtype, packed_dtype) == (torch.bfloat16, torch.uint8)
+    assert packed == pytest.approx(wanted, abs=0.02) and base < wanted - 0.1
+    assert learned(run(TASKS, "--adapter", adapter, "--num-samples", 3)) == 1
+
+
+def test_an_adapter_of_another_model_is_one_line(run, adapter, tmp_path, tiny_model):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    other = LlamaForCausalLM(LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, eos_token_id=0))
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "other")
+    with pytest.raises(SystemExit, match="this adapter does not fit the model") as error:
+        run(TASKS, "--model", tmp_path / "other", "--adapter", adapter)
+    assert len(str(error.value).splitlines()) == 1
+
+
+# ---- the file -------------------------------------------------------------------------------
+
+def test_limit_counts_the_records_of_all_inputs(tmp_path, tiny_model):
+    for name, tasks in (("a", TASKS[:3]), ("b", TASKS[3:])):
+        (tmp_path / name).write_text("".join(map(envs.dump, tasks)))
+    for limit, wanted in ((2, ["t0", "t1"]), (3, ["t0", "t1", "t2"]),
+                          (4, ["t0", "t1", "t2", "t3"])):
+        explore.main(["--in", f"{tmp_path}/a", f"{tmp_path}/b", "--out", f"{tmp_path}/out",
+                      "--model", tiny_model, "--greedy", "--limit", str(limit)])
+        assert sorted(json.loads(line)["id"] for line in open(tmp_path / "out")) == wanted
+
+
+def test_metrics_count_what_was_done(run, tmp_path):
+    for flags, stage in (((), "explore"), (("--eval",), "eval-explore")):
+        records = run(TASKS, "--iteration", 3, "--metrics", tmp_path / "m", *flags)
+        row, = [row for row in map(json.loads, open(tmp_path / "m")) if row["stage"] == stage]
+        assert row["iteration"] == 3 and row["tasks"] == 4 and row["programs"] == len(records)
+        assert row["tokens"] == sum(record["tokens"] for record in records)
+        mean = sum(record["logprob"] for record in records) / len(records)
+        assert row["logprob"] == pytest.approx(mean, abs=1e-3)
+
+
+def test_lone_surrogates_survive(run, tmp_path, monkeypatch):
+    """Half a character in a question, or in what the model wrote, is written as it is."""
+    task = TASKS[0] | {"question": "How many \ud83d are left?"}
+    real = explore.generate_all
+    monkeypatch.setattr(explore, "generate_all", lambda *args, **options: {
+        key: ("return '\udc00'", *rest) for key, (_, *rest) in real(*args, **options).items()})
+    record, = run([task], "--greedy")
+    assert record["program"] == "return '\udc00'" and record["question"] == task["question"]
+
+
+def test_killed_and_continued_gives_the_same_file(tmp_path, task_file, tiny_model):
+    """SIGKILL after the first batch; the second start goes on behind it and ends the same."""
+    flags = ["--in", str(task_file), "--model", tiny_model, "--max-new-tokens", "30",
+             "--batch-size", "5"]
+    assert run_stage("explore", *flags, "--out", tmp_path / "whole").returncode == 0
+    out, part = tmp_path / "killed", tmp_path / "killed.part"
+    process = subprocess.Popen([sys.executable, "explore.py", *flags, "--out", str(out)], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not (part.exists() and part.stat().st_size) and process.poll() is None and time.time() < deadline:
+    while not (part.exists() and part.stat().st_size) and process.poll() is None \
+            and time.time() < deadline:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -227,36 +258,66 @@ def test_killed_and_continued_gives_the_same_file(tmp_path, task_file, tiny_mode
     kept = part.read_text()
     with open(part, "a") as file:
         file.write('{"id": "t0", "torn')  # a line torn by the kill
-    changed = run_stage(stage, *flags, "--out", out, "--seed", 1)
-    assert changed.returncode == 1 and "seed: 0 -> 1" in changed.stderr and "Traceback" not in changed.stderr
-    done = run_stage(stage, *flags, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert out.read_text() == (tmp_path / "whole.jsonl").read_text() and out.read_text().startswith(kept)
+    with pytest.raises(SystemExit, match="seed: 0 -> 1"):
+        explore.main([*flags, "--out", str(out), "--seed", "1"])
+    done = run_stage("explore", *flags, "--out", out)
+    assert done.returncode == 0 and "-> " in done.stdout, done.stderr
+    assert out.read_text() == (tmp_path / "whole").read_text()
+    assert out.read_text().startswith(kept) and not list(tmp_path.glob("*.part*"))
+
+
+def test_another_adapter_does_not_continue_a_file(run, tmp_path, adapter):
+    records = run(TASKS, "--greedy", "--adapter", adapter, "--batch-size", 2)
+    settings = {"seed": 0}
+    (tmp_path / "out").rename(tmp_path / "out.part")
+    (tmp_path / "out.part.settings").write_text(json.dumps(settings))
+    with pytest.raises(SystemExit, match="adapter: None -> "):
+        run(TASKS, "--greedy", "--adapter", adapter, "--batch-size", 2)
+    assert len(records) == 4
+
+
+# ---- what people get wrong ------------------------------------------------------------------
+
+def one_line(message, *flags):
+    with pytest.raises(SystemExit, match=message) as error:
+        explore.main([*map(str, flags)])
+    assert error.value.code not in (0, None) and len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("number, line, message", [
     (17, "{broken", ":17: not JSON"),
-    (3, '{"id": "x", "env": "math"}', ':3: no "question" (envs.py'),
-    (2, '{"id": "x", "env": "chess", "question": "?"}', ":2: \"env\" is 'chess' (use one of: math"),
-    (2, '{"id": "x", "env": "math", "question": 5}', ':2: "question" is 5 (it must be a string)'),
-    (9, '{"id": "t0", "env": "math", "question": "?"}', 'id "t0" is there twice'),
+    (3, '{"id": "x", "env": "math"}', r':3: no "question" \(envs.py'),
+    (2, '{"id": "x", "env": "chess", "question": "?"}', ":2: \"env\" is 'chess' .use one of: math"),
+    (2, '{"id": "x", "env": "math", "question": 5}', r':2: "question" is 5 \(it must be a str'),
+    (9, '{"id": "t0", "env": "math", "question": "?"}', ':9: id "t0" is there twice'),
     (4, "[1, 2]", ":4: not a JSON object"),
 ])
 def test_a_bad_line_is_named(tmp_path, number, line, message):
-    lines = [envs.dump({"id": f"t{i}", "env": "math", "question": "?", "answer": 3}) for i in range(20)]
+    lines = [envs.dump(TASKS[0] | {"id": f"t{i}"}) for i in range(20)]
     lines[number - 1] = line + "\n"
     (tmp_path / "tasks.jsonl").write_text("".join(lines))
-    done = run_stage("explore", "--in", tmp_path / "tasks.jsonl", "--out", tmp_path / "out")
-    assert done.returncode == 1 and message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "out").exists()
+    one_line(message, "--in", tmp_path / "tasks.jsonl", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content, message", [(None, "No such file"), ("", "no records"), ("\n\n", "no records")])
+def test_a_task_in_two_files_is_named(tmp_path, task_file):
+    (tmp_path / "more").write_text(envs.dump(TASKS[2]))
+    one_line('more:1: id "t2" is there twice', "--in", task_file, tmp_path / "more", "--out", "x")
+
+
+@pytest.mark.parametrize("content, message", [(None, "No such file"), ("", "no records"),
+                                              ("\n\n", "no records")])
 def test_a_missing_or_empty_file_is_one_line(tmp_path, content, message):
     if content is not None:
-        (tmp_path / "tasks.jsonl").write_text(content)
-    done = run_stage("explore", "--in", tmp_path / "tasks.jsonl", "--out", tmp_path / "out")
-    assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+        (tmp_path / "tasks").write_text(content)
+    one_line(message, "--in", tmp_path / "tasks", "--out", tmp_path / "out")
+
+
+def test_the_input_is_not_overwritten(task_file):
+    before = task_file.read_text()
+    for flag in ("--out", "--metrics"):
+        one_line("is an input", "--in", task_file, "--out", "x", flag, task_file)
+    assert task_file.read_text() == before
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -264,22 +325,33 @@ def test_a_missing_or_empty_file_is_one_line(tmp_path, content, message):
     (["--adapter", "/nowhere/adapter"], "no adapter there"),
 ])
 def test_unknown_model_or_adapter_is_one_line(tmp_path, task_file, flags, message):
-    done = run_stage("explore", "--in", task_file, "--out", tmp_path / "out", *flags)
-    assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    one_line(message, "--in", task_file, "--out", tmp_path / "out", *flags)
 
 
-def test_unknown_flags_and_values_are_errors(tmp_path, task_file):
-    for flags in (["--temprature", 1], ["--top-p", 0], ["--num-samples", 0]):
-        assert run_stage("explore", "--in", task_file, "--out", tmp_path / "out", *flags).returncode == 2
+def test_a_model_that_does_not_fit_is_one_line(tmp_path, task_file, tiny_model, monkeypatch):
+    import transformers
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14.00 GiB")
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", full)
+    one_line("it does not fit into .* GB .use a smaller model", "--in", task_file, "--out",
+             tmp_path / "out", "--model", tiny_model)
+
+
+def test_unknown_flags_and_values_are_errors(tmp_path, task_file, capsys):
+    for flags in (["--temprature", "1"], ["--top-p", "0"], ["--num-samples", "0"], ["--bits", "8"]):
+        with pytest.raises(SystemExit) as error:
+            explore.main(["--in", str(task_file), "--out", f"{tmp_path}/out", *flags])
+        assert error.value.code == 2 and flags[0] in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, task_file, tiny_model):
     """`ulimit -f 2` lets no file grow beyond 2 KiB: as if the disk were full."""
-    command = (f"trap '' XFSZ; ulimit -f 2; exec {sys.executable} explore.py --in {task_file} --out {tmp_path}/out "
-               f"--model {tiny_model} --max-new-tokens 30 --batch-size 4 --num-samples 4")
+    flags = (f"--in {task_file} --out {tmp_path}/out --model {tiny_model} --max-new-tokens 30 "
+             "--batch-size 4 --num-samples 4")
+    command = f"trap '' XFSZ; ulimit -f 2; exec {sys.executable} explore.py {flags}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "free some space" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    done = run_stage("explore", "--in", task_file, "--out", f"{tmp_path}/out", "--model", tiny_model,
-                     "--max-new-tokens", 30, "--batch-size", 4, "--num-samples", 4)
-    assert done.returncode == 0 and len(envs.read_jsonl(tmp_path / "out")) == 16
+    explore.main(flags.split())
+    assert len(envs.read_jsonl(tmp_path / "out")) == 16
