@@ -54,7 +54,7 @@ def without(items, index):
 
 
 def damages(rng, statements, questions, other):
-    """Fifteen wrong programs: {name: program}; a damage that this theory has no place for is left out."""
+    """Seventeen wrong programs: {name: program}; a damage that this theory has no place for is left out."""
     facts = [place for place, (body, _) in enumerate(statements) if not body]
     rules = [place for place, (body, _) in enumerate(statements) if body]
     long = [place for place in rules if len(statements[place][0]) > 1]
@@ -108,6 +108,9 @@ def damages(rng, statements, questions, other):
     wrong = (head[0], head[1], f"{head[2]}1", *head[3:])  # Bob1 is cold
     found["one name with a digit"] = text(
         [*statements[:facts[0]], (body, wrong), *statements[facts[0] + 1:]], questions)
+    for name, wrong in (("one name in capitals", (*head[:2], head[2].upper(), *head[3:])),
+                        ("one fact with another word for is", (head[0], "Is", head[2], head[1]))):
+        found[name] = text([*statements[:facts[0]], (body, wrong), *statements[facts[0] + 1:]], questions)
     whole, words = text(statements, questions), {part[1] for body, part in statements}
     for word in words:  # cold7 throughout
         whole = re.sub(rf"\b{word}\b", f"{word}7", whole)

@@ -2,6 +2,7 @@
 
 Seen in the files of finished runs: two iterations on the tiny model, in a warm Python.
 """
+import collections
 import functools
 import json
 import os
@@ -20,7 +21,7 @@ TEMPLATES = {  # like what the tiny model was taught; its guess is right about o
 K, K0, TASKS = 10, 24, 8
 SETTINGS = {"ITERS": "2", "NUM_TRAIN": str(TASKS), "NUM_TEST": "4", "NUM_SAMPLES": str(K),
             "NUM_SAMPLES_0": str(K0), "SEED": "3", "TEMPERATURE_0": "0.9", "TEMPERATURE": "1.2",
-            "MAX_NEW_TOKENS": "20", "AGAIN": "0.5", "FEW_SHOT": "0.4", "N1": "2", "N2": "2",
+            "MAX_NEW_TOKENS": "20", "AGAIN": "0.5", "FEW_SHOT": "0.4", "N1": "1", "N2": "1",
             "EPOCHS": "2", "MIN_STEPS": "9", "LEARNING_RATE": "5e-3", "BITS": "32",
             "SELECT_FLAGS": "--reuse --n3 1"}
 METHODS = ["envisions", "star", "rft", "no-refine", "no-pool", "no-mistakes", "no-ranking"]
@@ -84,6 +85,10 @@ def learned(out, t, kind="solve") -> list:
             if row["kind"] == kind]
 
 
+def most(names) -> int:
+    return max(collections.Counter(names).values())
+
+
 def solved(out, name) -> set:
     return {record["id"] for record in read(out, name) if record["reward"]}
 
@@ -141,7 +146,9 @@ def test_envisions_has_all_parts(run):
     assert pools[0] and pools[0] < pools[1]
     ids = {record["id"] for record in read(out, "iter1/explored")}
     assert {task for task, _ in learned(out, 1)} - ids, "a task of the pool that was not explored"
-    assert learned(out, 1, "refine")
+    assert most(r["id"] for r in read(out, "iter1/pool") if r["reward"]) > 2
+    assert most(name for name, _ in learned(out, 1)) == 1  # N1 = 1
+    assert most(name for name, _ in learned(out, 1, "refine")) == 2  # N2 = 1, and --n3 1
 
 
 def test_star_takes_one_greedy_sample_and_learns_from_the_right_ones(run, stage, tmp_path):
@@ -265,12 +272,15 @@ def test_tasks_are_scheduled_by_the_pool_so_far(run):
 
 def test_flags_reach_their_stages(run):
     out = run("envisions", ITERS="1", REFINE_FROM="0", EXPLORE_FLAGS="--limit 6",
-              REFINE_FLAGS="--limit 100", REWARD_FLAGS="--limit 200", SELECT_FLAGS="--n1 1",
-              TRAIN_FLAGS="--rank 4")
+              REFINE_FLAGS="--limit 100", REWARD_FLAGS="--limit 200",
+              SELECT_FLAGS="--all-positives", TRAIN_FLAGS="--rank 4", EPOCHS="5", MIN_STEPS="0")
     assert len(read(out, "iter0/tasks")) == TASKS and len(read(out, "iter0/explored")) == 6 * K0
     assert len(read(out, "iter0/refined")) == 100 and len(read(out, "iter0/rewarded")) == 200
-    assert len(learned(out, 0)) == len(solved(out, "iter0/pool"))
+    assert learned(out, 0) and not learned(out, 0, "refine")
     assert json.loads((out / "iter0/adapter/adapter_config.json").read_text())["r"] == 4
+    rows = len(read(out, "iter0/sft"))
+    steps = [row["steps"] for row in read(out, "metrics") if row["stage"] == "train"]
+    assert 5 * rows / 8 <= steps[0] <= 5 * rows / 8 + 5  # five epochs in batches of 8
 
 
 def test_iterations_may_be_added_later(run, start, tmp_path):

@@ -329,4 +329,5 @@ def test_mixed_environments(tmp_path):
     records = [{**task, "program": "this is no logic program ("}, candidate("answer = 42"),
                {**task, "program": program}]
     reward.main(["--in", str(write(tmp_path / "in", records)), "--out", str(tmp_path / "out")])
-    assert [record["outcome"] for record in read(tmp_path / "out")] == ["error", "correct", "correct"]
+    assert [record["outcome"] for record in read(tmp_path / "out")] == [
+        "error", "correct", "correct"]

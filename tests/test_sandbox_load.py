@@ -26,7 +26,7 @@ THREAD = ("import threading, time\ndef work():\n    global answer\n"
           "    answer = 42\nthread = threading.Thread(target=work)\nthread.start()\nthread.join()")
 
 
-def gone(before, seconds=5):
+def gone(before, seconds=30):
     """Whether all child processes that were not there before end within some seconds."""
     end = time.monotonic() + seconds
     while (left := children() - before) and time.monotonic() < end:
