@@ -146,7 +146,7 @@ def test_envisions_has_all_parts(run):
     assert pools[0] and pools[0] < pools[1]
     ids = {record["id"] for record in read(out, "iter1/explored")}
     assert {task for task, _ in learned(out, 1)} - ids, "a task of the pool that was not explored"
-    assert most(r["id"] for r in read(out, "iter1/pool") if r["reward"]) > 2
+    assert most(r["id"] for r in read(out, "iter1/pool") if r["reward"]) > 1  # so N1 below decides
     assert most(name for name, _ in learned(out, 1)) == 1  # N1 = 1
     assert most(name for name, _ in learned(out, 1, "refine")) == 2  # N2 = 1, and --n3 1
 
