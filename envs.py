@@ -198,6 +198,7 @@ def unknown_env(record: dict) -> str | None:
 
 def make_tasks(args):
     """envs.py make: generate tasks."""
+    protect_inputs([args.out], [getattr(args, "templates", None)])
     tasks = ENVS[args.env].make(args)
     write_whole(args.out, "".join(map(dump, tasks)))
     print(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed} "

@@ -93,7 +93,7 @@ def read_items(args, stage: str, require) -> list[dict]:
             return f'id "{task}"{what} is there twice (records are joined by it: make it unique)'
         seen.add(key)
         return envs.unknown_env(item)
-    envs.protect_inputs([args.out, args.metrics], args.inputs)
+    envs.protect_inputs([args.out, args.metrics], [*args.inputs, args.model, args.adapter])
     for path in args.inputs:
         room = None if args.limit is None else args.limit - len(items)
         items += envs.read_jsonl(path, require, room, allow_empty=room == 0, check=check)

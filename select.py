@@ -217,7 +217,7 @@ def read_candidates(paths, limit) -> list[dict]:
 
 def main(argv=None):
     args, started = parse_args(argv), time.time()
-    envs.protect_inputs([args.out, args.pool_out], [*args.inputs, args.pool])
+    envs.protect_inputs([args.out, args.pool_out, args.metrics], [*args.inputs, args.pool])
     records = read_candidates(args.inputs, args.limit)
     if args.refined == "drop":
         records = [record for record in records if record["source"] != "refine"]

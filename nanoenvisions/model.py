@@ -11,6 +11,8 @@ import io
 import logging
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
@@ -32,6 +34,8 @@ def default_model() -> str:
     folder = HERE / "models" / DEFAULT_MODEL
     if (folder / "model.safetensors").exists():
         return str(folder)
+    if folder.exists():
+        fail(f"{folder} is in the way: no model.safetensors in it (move it, and run again)")
     from transformers import AutoModelForCausalLM, AutoTokenizer
     hush()
     print(f"making {folder} (a minute, once)", file=sys.stderr)
@@ -42,11 +46,12 @@ def default_model() -> str:
     model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    part = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
-    model.save_pretrained(part)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(part)
-    if not folder.exists():
-        os.replace(part, folder)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".make-") as scratch:
+        whole = Path(scratch) / "whole"
+        model.save_pretrained(whole)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(whole)
+        if not folder.exists():  # else another process was first
+            os.replace(whole, folder)
     return str(folder)
 
 

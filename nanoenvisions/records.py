@@ -109,12 +109,20 @@ def dump(record: dict) -> str:
 
 
 def protect_inputs(outputs, inputs):
-    """Fail if an output is one of the inputs, under whatever name: it would be overwritten."""
-    for out in filter(None, outputs):
-        for path in filter(None, inputs):
-            if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path) \
-                    and os.path.isfile(out):
-                fail(f"{out} is an input, too, and would be overwritten (choose another --out)")
+    """Fail if an output, or its PATH.part, is an input under whatever name, or lies in a folder
+    that is one (a model, an adapter), or is another output: it would be overwritten.
+    """
+    outputs, inputs = ([str(path) for path in some if path] for some in (outputs, inputs))
+    for number, out in enumerate(outputs):
+        for place in filter(os.path.isfile, (out, f"{out}.part")):
+            for path in filter(os.path.exists, inputs):
+                folder = os.path.dirname(place) or "."
+                if os.path.samefile(place, path) or os.path.samefile(folder, path):
+                    fail(f"{place} is an input, too, and would be overwritten "
+                         "(choose another --out)")
+        new = not os.path.exists(out) or os.path.isfile(out)  # else /dev/null, say
+        if new and os.path.realpath(out) in map(os.path.realpath, outputs[:number]):
+            fail(f"{out} is to hold two outputs, and one would be overwritten (name another)")
 
 
 class Output:
@@ -142,9 +150,12 @@ class Output:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.part.exists() and self.note.exists():
                 self._resume()
-            else:
-                self.part.write_bytes(b"")
+            elif self.part.exists() and self.part.stat().st_size:
+                fail(f"{self.part} is in the way: nobody knows what it was made with "
+                     "(move or delete it, or choose another --out)")
+            else:  # the note first: what was begun by us always has one
                 write_whole(self.note, dump(self.settings))
+                self.part.write_bytes(b"")
             self.file = open(self.part, "ab")
         except OSError as error:
             fail(f"{self.path}: {error.strerror} (choose an --out that can be written)")

@@ -54,10 +54,14 @@ set_up() {
 
 # one_run: one run in $OUT at a time, and always with the same settings
 one_run() {
-  local name settings="" changed
+  local name settings="" changed found
   mkdir -p "$OUT" || die "OUT=$OUT cannot be written to"
+  # A folder of something else is left alone: settings is the first that a run writes.
+  found="$(ls -A "$OUT" | grep -vxE '\.lock|settings\.tmp|(tasks|test)\.jsonl' | head -n 1)" || true
+  [ -e "$OUT/settings" ] || [ -z "$found" ] ||
+    die "OUT=$OUT is no folder of a run: $found is in it (choose another OUT)"
   if command -v flock > /dev/null; then  # a stage may outlive a run.sh that was killed: wait for it
-    exec 9> "$OUT/.lock"
+    exec 9>> "$OUT/.lock"
     flock -n 9 || { echo "run.sh: waiting for another run in $OUT to end"; flock 9; }
   fi
   for name in "${names[@]}"; do

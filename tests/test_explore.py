@@ -313,6 +313,17 @@ def test_a_missing_or_empty_file_is_one_line(tmp_path, content, message):
     one_line(message, "--in", tmp_path / "tasks", "--out", tmp_path / "out")
 
 
+def test_nothing_of_a_model_or_an_adapter_is_overwritten(tmp_path, task_file):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for flag in ("--model", "--adapter"):
+        with pytest.raises(SystemExit, match="would be overwritten"):
+            explore.main(["--in", str(task_file), "--out", str(folder / "config.json"), flag,
+                          str(folder)])
+    assert (folder / "config.json").read_text() == "{}" and os.listdir(folder) == ["config.json"]
+
+
 def test_the_input_is_not_overwritten(task_file):
     before = task_file.read_text()
     for flag in ("--out", "--metrics"):

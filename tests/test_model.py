@@ -23,6 +23,17 @@ def test_it_is_made_once(embedded):
     assert model.default_model() == embedded
 
 
+def test_a_folder_of_the_models_name_that_is_none_stays(tmp_path, monkeypatch):
+    folder = tmp_path / "models" / model.DEFAULT_MODEL
+    folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").write_text("trained for weeks")
+    monkeypatch.setattr(model, "HERE", tmp_path)
+    with pytest.raises(SystemExit, match="is in the way: no model.safetensors"):
+        model.default_model()
+    assert [path.name for path in tmp_path.rglob("*")] == ["models", folder.name,
+                                                           "pytorch_model.bin"]
+
+
 def test_the_fast_sampler_is_the_plain_one(embedded):
     """In float32, few-shot, with fewer slots than rows, so that rows leave and enter: all six rows
     have the program of ordinary forward passes, token for token, and its log-probability."""

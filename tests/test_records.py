@@ -160,6 +160,25 @@ def test_an_input_is_never_an_output_whatever_its_name(tmp_path, name):
     assert "would be overwritten" in said and name in said
 
 
+def test_a_half_written_output_is_no_input_and_a_models_folder_no_place_for_outputs(tmp_path):
+    half = written(tmp_path / "out.part", GOOD)
+    assert "would be overwritten" in refusal(protect_inputs, [tmp_path / "out"], [half])
+    weights = written(tmp_path / "weights", GOOD)
+    assert "would be overwritten" in refusal(protect_inputs, [weights], [tmp_path])
+    protect_inputs([tmp_path / "new"], [tmp_path])  # a new file beside them does no harm
+
+
+@pytest.mark.parametrize("name", ["out", "new/../out", "link"])
+def test_two_outputs_are_two_files(tmp_path, name):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for there in (False, True):
+        said = refusal(protect_inputs, [tmp_path / "out", None, f"{tmp_path}/{name}"], [])
+        assert "two outputs" in said
+        written(tmp_path / "out", GOOD)
+    protect_inputs([os.devnull, os.devnull], [])
+
+
 def test_what_is_no_input_may_be_written(tmp_path):
     protect_inputs([tmp_path / "new", os.devnull], [written(tmp_path / "in", GOOD), os.devnull])
 
@@ -239,10 +258,19 @@ def test_settings_are_compared_as_json_has_them(tmp_path):
         assert len(out.done) == 1
 
 
-def test_a_part_without_its_settings_is_not_trusted(tmp_path):
-    """They are written when the part is begun; without them nobody knows what it was made with."""
+def test_a_part_without_its_settings_is_neither_trusted_nor_emptied(tmp_path):
+    """They are written before the part is begun, so it is somebody else's."""
     begun(tmp_path / "out", [{"id": "a"}])
     (tmp_path / "out.part.settings").unlink()
+    before = (tmp_path / "out.part").read_bytes()
+    assert "is in the way" in refusal(Output(tmp_path / "out", {"seed": 1}).__enter__)
+    assert (tmp_path / "out.part").read_bytes() == before and len(os.listdir(tmp_path)) == 1
+    (tmp_path / "out.part").rename(tmp_path / "thesis")
+    (tmp_path / "out.part").symlink_to(tmp_path / "thesis")
+    assert "is in the way" in refusal(Output(tmp_path / "out", {"seed": 1}).__enter__)
+    assert (tmp_path / "thesis").read_bytes() == before
+    (tmp_path / "out.part").unlink()
+    (tmp_path / "out.part").write_bytes(b"")  # nothing to lose
     with Output(tmp_path / "out", {"seed": 1}) as out:
         assert out.done == []
 

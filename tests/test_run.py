@@ -175,6 +175,20 @@ def test_wrong_settings_leave_one_line(tmp_path, start, warm_python, settings, m
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path, start):
+    """OUT=/, OUT=. in another project, and OUT with somebody's own picture in it."""
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "curve.svg").write_text("<svg/>")
+    for out in (thesis, "/"):
+        assert "is no folder of a run: " in refused(start(out))
+    assert [path.name for path in thesis.iterdir()] == ["curve.svg"]
+    (thesis / "curve.svg").rename(thesis / ".lock")
+    (thesis / "settings").write_text("colour=blue\n")  # of another program
+    assert "was colour=blue" in refused(start(thesis))
+    assert (thesis / ".lock").read_text() == "<svg/>"
+
+
 @pytest.mark.parametrize("name, value", [("AGAIN", "1.0"), ("AGAIN", ".5"), ("FEW_SHOT", "0"),
                                          ("TEMPERATURE", "2"), ("LEARNING_RATE", "0.0005"),
                                          ("LEARNING_RATE", "1.5e-4"), ("SEED", "0"), ("N2", "0")])

@@ -359,10 +359,13 @@ def test_an_input_is_never_overwritten(tmp_path):
     source = write(tmp_path / "r.jsonl", [record("x = 2", 1, -0.3)])
     before = source.read_bytes()
     (tmp_path / "link.jsonl").symlink_to(source)
-    for out, pool_out in ((source, "p"), (tmp_path / "s", source), (tmp_path / "link.jsonl", "p")):
-        done = run_stage("select", "--in", source, "--out", out, "--pool-out", tmp_path / pool_out)
-        assert done.returncode == 1 and "would be overwritten" in done.stderr
-        assert source.read_bytes() == before
+    new, pool = tmp_path / "s", tmp_path / "p"
+    for flags in ((source, pool), (new, source), (tmp_path / "link.jsonl", pool), (new, new),
+                  (new, pool, "--metrics", source), (new, pool, "--metrics", pool),
+                  (new, pool, "--pool", source, "--metrics", tmp_path / "link.jsonl")):
+        done = run_stage("select", "--in", source, "--out", flags[0], "--pool-out", *flags[1:])
+        assert done.returncode == 1 and "would be overwritten" in done.stderr, flags
+        assert source.read_bytes() == before and len(list(tmp_path.iterdir())) == 2
 
 
 def test_nothing_solved_is_said_and_not_an_empty_success(tmp_path):

@@ -208,6 +208,10 @@ def test_make_refuses_bad_input(tmp_path):
         done = command("make", *words, "--out", tmp_path / "out")
         assert done.returncode == 2 and "Traceback" not in done.stderr, words
     assert not (tmp_path / "out").exists()
+    mine = tmp_path / "mine.json"
+    mine.write_bytes((ROOT / "data/math_templates.json").read_bytes())
+    assert "would be overwritten" in refuse("make", "--templates", mine, "--out", mine)
+    assert mine.read_bytes() == (ROOT / "data/math_templates.json").read_bytes()
 
 
 # ---------------------------------------------------------------------------------------- import --
