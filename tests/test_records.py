@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT
 
 from nanoenvisions.environment import REQUIRED, Environment, parse_program
-from nanoenvisions.records import (Output, add_metrics, dump, fingerprint, protect_inputs,
-                                   read_jsonl, write_whole)
+from nanoenvisions.records import (Output, add_metrics, dump, fingerprint, read_jsonl,
+                                   write_whole)
 
 GOOD = {"id": "t1", "env": "math", "question": "?"}
 
@@ -148,39 +148,6 @@ def test_every_string_comes_back_as_it_was(tmp_path, text):
 
 def test_other_peoples_letters_stay_readable():
     assert dump({"question": "Wie viele Äpfel?"}) == '{"question": "Wie viele Äpfel?"}\n'
-
-
-@pytest.mark.parametrize("name", ["same", "link", "hard", "./same", "new/../same"])
-def test_an_input_is_never_an_output_whatever_its_name(tmp_path, name):
-    same = written(tmp_path / "same", GOOD)
-    (tmp_path / "new").mkdir()
-    (tmp_path / "link").symlink_to(same)
-    os.link(same, tmp_path / "hard")
-    said = refusal(protect_inputs, [None, f"{tmp_path}/{name}"], [None, tmp_path / "other", same])
-    assert "would be overwritten" in said and name in said
-
-
-def test_a_half_written_output_is_no_input_and_a_models_folder_no_place_for_outputs(tmp_path):
-    half = written(tmp_path / "out.part", GOOD)
-    assert "would be overwritten" in refusal(protect_inputs, [tmp_path / "out"], [half])
-    weights = written(tmp_path / "weights", GOOD)
-    assert "would be overwritten" in refusal(protect_inputs, [weights], [tmp_path])
-    protect_inputs([tmp_path / "new"], [tmp_path])  # a new file beside them does no harm
-
-
-@pytest.mark.parametrize("name", ["out", "new/../out", "link"])
-def test_two_outputs_are_two_files(tmp_path, name):
-    (tmp_path / "new").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "out")
-    for there in (False, True):
-        said = refusal(protect_inputs, [tmp_path / "out", None, f"{tmp_path}/{name}"], [])
-        assert "two outputs" in said
-        written(tmp_path / "out", GOOD)
-    protect_inputs([os.devnull, os.devnull], [])
-
-
-def test_what_is_no_input_may_be_written(tmp_path):
-    protect_inputs([tmp_path / "new", os.devnull], [written(tmp_path / "in", GOOD), os.devnull])
 
 
 def test_a_small_file_is_the_old_one_or_the_new_one(tmp_path):
