@@ -13,6 +13,7 @@ set -euo pipefail
 from="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/setup.sh
+. nanoenvisions/sweep.sh
 if [ "$from" != "$PWD" ]; then  # called from elsewhere: paths are meant as seen from there
   [[ "${OUT:-/}" = /* ]] || OUT="$from/$OUT"
   [[ -z "${MODEL:-}" || ! -d "$from/$MODEL" ]] || MODEL="$from/$MODEL"
@@ -26,6 +27,8 @@ setting ENV           math        name    # math, logic, web, or yours: a name i
 setting METHOD        envisions   name    # envisions, or another of those below
 setting MODEL         ""          text    # hub name or folder; empty: the SmolLM2 that comes along
 setting SEED          0           whole   # of tasks, sampling and training
+setting METHODS       ""          names   # several to compare: "envisions rft star"; and/or
+setting SEEDS         ""          wholes  # "0 1 2": runs in $OUT/METHOD/seed0 ..., one table
 setting OUT           runs/$ENV   text    # folder of the run; other settings need another one
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
@@ -55,6 +58,7 @@ setting REFINE_FLAGS  "$EXPLORE_FLAGS" text # python refine.py --help, e.g. "--r
 setting REWARD_FLAGS  ""          text    # python reward.py --help, e.g. "--timeout 5"
 setting SELECT_FLAGS  ""          text    # python select.py --help
 setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank 32"
+[[ -z "$METHODS$SEEDS" || $# != 0 ]] || sweep  # several runs, each by a run.sh of its own
 
 # What a METHOD leaves out. Its flags stand behind those of the settings, so that they win.
 refine=1 explore_how=() select_how=()
@@ -90,13 +94,14 @@ if [ "${1:-}" = test ]; then
   shift
   exec "$PYTHON" -m pytest -q -ra tests "$@"
 fi
-[ $# = 0 ] || die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
+[[ $# = 0 || "$*" = check ]] || die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
 [ -z "$MAKE_FLAGS" ] || takes MAKE_FLAGS envs.py make --env "$ENV" --out x $MAKE_FLAGS
 [ -z "$EXPLORE_FLAGS" ] || takes EXPLORE_FLAGS explore.py --in x --out x $EXPLORE_FLAGS
 [ -z "$REFINE_FLAGS" ] || takes REFINE_FLAGS refine.py --in x --out x $REFINE_FLAGS
 [ -z "$REWARD_FLAGS" ] || takes REWARD_FLAGS reward.py --in x --out x $REWARD_FLAGS
 [ -z "$SELECT_FLAGS" ] || takes SELECT_FLAGS select.py --in x --out x --pool-out x $SELECT_FLAGS
 [ -z "$TRAIN_FLAGS" ] || takes TRAIN_FLAGS train.py --in x --out x $TRAIN_FLAGS
+[ $# = 0 ] || exit 0  # check: nothing to complain about
 one_run
 "$PYTHON" -c 'import torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -8,12 +8,15 @@ die() { echo "run.sh: $*" >&2; exit 1; }
 names=()
 setting() {
   local value="${!1-$2}" valid words digits='[0-9]+\.?[0-9]*|\.[0-9]+'
+  local name='[A-Za-z][A-Za-z0-9_-]*' whole='(0|[1-9][0-9]{0,8})' gap='[[:space:]]'
   local positive='0*\.0*[1-9][0-9]*|0*[1-9][0-9]*(\.[0-9]*)?'
   [ "$3" = text ] || value="${value:-$2}"  # an empty text is a value: it takes a default away
   case "$3" in
     text)   valid='.*'                          words="" ;;
-    name)   valid='[A-Za-z][A-Za-z0-9_-]*'      words="a name" ;;
-    whole)  valid='0|[1-9][0-9]{0,8}'           words="a whole number from 0 on" ;;
+    name)   valid="$name"                       words="a name" ;;
+    names)  valid="($gap*$name($gap+$name)*$gap*)?"    words="names with spaces between" ;;
+    wholes) valid="($gap*$whole($gap+$whole)*$gap*)?"  words="whole numbers with spaces between" ;;
+    whole)  valid="$whole"                      words="a whole number from 0 on" ;;
     count)  valid='[1-9][0-9]{0,8}'             words="a whole number from 1 on" ;;
     number) valid="$digits"                     words="a number from 0 on" ;;
     share)  valid='0?\.[0-9]+|[01]\.0*|[01]'    words="a number from 0 to 1" ;;
@@ -66,7 +69,7 @@ one_run() {
   fi
   for name in "${names[@]}"; do
     case "$name" in
-      OUT | PYTHON | SETUP) ;;
+      OUT | PYTHON | SETUP | METHODS | SEEDS) ;;
       ITERS) [ "$new_tasks" = 0 ] || settings+="ITERS=$ITERS"$'\n' ;;  # all tasks are made at first
       *) settings+="$name=${!name}"$'\n' ;;
     esac

@@ -152,8 +152,23 @@ FAULTS = {
         ("no-mistakes has some", "select_how=(--n2 0 --n3 0)", "select_how=()", "no_mistakes"),
         ("no-ranking ranks", "select_how=(--rank random)", "select_how=()", "no_ranking"),
         ("BUDGET ignored", 'k="$((2 * k))"', 'k="$k"', "equal_budget")],
-    ("data/report.py", "test_report"): [
+    ("nanoenvisions/sweep.sh", "test_sweep"): [
+        ("a broken run ends the sweep", '|| broken+=("$folder")', "|| exit 1", "stops_no_other"),
+        ("all seeds are one", ' SEED="$seed"', "", "makes_alone"),
+        ("no method is looked at before", "|| exit 1", "|| true", "before_anything"),
+        ("the keyboard stops one run alone", "trap 'die", "trap 'echo", "by_the_keyboard")],
+    ("data/runs.py", "test_report"): [
         ("the interval's end at 0", "z * z / (4 * num * num)", "0", "wilsons"),
+        ("what a METHOD sets is in its name", "None if name in ALWAYS else method", "None",
+         "named_by"),
+        ("a run twice counts twice", "path.resolve(): path", "len(str(path)): path", "compared"),
+        ("an evaluation in the middle is the last", ' - {"eval", "eval-explore"}]', " - {}]",
+         "not_counted")],
+    ("data/tables.py", "test_report"): [
+        ("questions asked again count again", "distinct_questions(runs) or num", "num",
+         "counts_once"),
+        ("a mean for a median", "show(one) for one in (statistics.median",
+         "show(one) for one in (statistics.mean", "compared"),
         ("rewrites are those explored", '.get(source, {}).get("share"))\n',
          '.get("explore", {}).get("share"))\n', "tables_say"),
         ("rewrites are not counted", '("explore", "refine")\n                   if name in stages',

@@ -22,7 +22,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAGES = ["explore", "refine", "reward", "select", "train"]
 READING_PATH = [*(f"{stage}.py" for stage in STAGES), "envs.py", "run.sh"]
 PACKAGE = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nanoenvisions/*.py"))
-PRODUCT = [*READING_PATH, *PACKAGE, "nanoenvisions/setup.sh", "data/report.py"]
+DATA = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("data/*.py"))
+PRODUCT = [*READING_PATH, *PACKAGE, "nanoenvisions/setup.sh", "nanoenvisions/sweep.sh", *DATA]
 TESTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/*.py"))
 README_LINES, FILE_LINES, COLUMNS = 200, 400, 100
 # Programs of others whose flags and variables the pages may name.

@@ -6,6 +6,8 @@ import pytest
 from conftest import load_stage, run_stage
 
 import envs
+from data.runs import by_iteration, grouped, read_runs
+from data.tables import comparison, comparison_notes
 
 REPORT = load_stage("data/report")
 ACCURACY = [0.25, 0.5, 0.75]
@@ -74,7 +76,7 @@ def test_intervals_are_wilsons():
 
 
 def test_the_picture_shows_each_curve_and_the_interval(metrics):
-    figure = REPORT.picture(REPORT.by_iteration(envs.read_jsonl(metrics)), "Title")
+    figure = REPORT.picture(by_iteration(envs.read_jsonl(metrics)), "Title")
     axes = figure.axes[0]
     curves = {line.get_gid(): [list(line.get_xdata()), list(line.get_ydata())]
               for line in axes.lines}
@@ -143,3 +145,75 @@ def test_where_nothing_can_be_written_or_read_is_said(metrics, tmp_path):
         assert done.returncode and words in done.stderr and "Traceback" not in done.stderr
     done = run_stage("data/report", "--in", tmp_path / "none.jsonl")
     assert done.returncode == 1 and "No such file" in done.stderr
+
+
+# ---------------------------------------------------------------------------------- Several runs --
+
+def make_run(folder, last=(60, 0.5), test="abc", **settings):
+    """A finished run of two iterations; last: (questions, accuracy) of its last evaluation."""
+    folder.mkdir(parents=True)
+    final = {**next(rows(2)), "num": last[0], "accuracy": last[1], "by_group": {
+        "known": {"accuracy": last[1], "num": 1}, "new": {"accuracy": 0, "num": 1}}}
+    write(folder / "metrics.jsonl", [*rows(0), *rows(1), final, {
+        "stage": "train", "iteration": 0, "seconds": 60, "steps": 30}])
+    settings = {"METHOD": "envisions", "SEED": "0", "NUM_TRAIN": "160", "AGAIN": "1", **settings}
+    (folder / "settings").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    write(folder / "test.jsonl", [{"id": name, "question": name} for name in test])
+    return folder
+
+
+def test_methods_are_compared_over_their_seeds(tmp_path):
+    """Worked by hand: median, range, Wilson's interval of all questions; programs, steps, minutes of a run."""
+    for seed, right in enumerate((0.5, 0.75, 0.6)):
+        make_run(tmp_path / f"a/seed{seed}", (40, right), test=[f"{seed} {number}" for number in range(40)], SEED=seed)
+    make_run(tmp_path / "b/seed0", (40, 0.25), test=map(str, range(40)), METHOD="rft", AGAIN="0.5")
+    runs = read_runs([tmp_path / "a", tmp_path / "b/seed0/metrics.jsonl", tmp_path / "a/seed0"])  # one of them twice
+    head, first, second = comparison(runs)
+    assert head == ["method", "seeds", "test %", "known %", "new %", "pooled % (95 %)", "programs", "steps", "min"]
+    # 74 of 120 right: Wilson's interval (52.8, 69.9)
+    assert first == ["envisions", 3, "60.0 (50.0-75.0)", "60.0 (50.0-75.0)", "0.0 (0.0-0.0)", "61.7 (53-70)",
+                     "2,400", "30", "5.4"]
+    assert second[:6] == ["rft", 1, "25.0", "25.0", "0.0", "25.0 (14-40)"]
+    assert "different draws" in comparison_notes(runs)
+
+
+def test_a_question_of_several_seeds_counts_once_in_the_interval(tmp_path):
+    for seed in "012":
+        make_run(tmp_path / f"seed{seed}", (40, 0.5), test=map(str, range(40)), SEED=seed)
+    runs = read_runs([tmp_path])
+    assert comparison(runs)[1][5] == "50.0 (35-65)"  # Wilson's of 20 of 40, not of 60 of 120
+    assert "counts once" in comparison_notes(runs)
+
+
+@pytest.mark.parametrize("given, labels", [
+    ([{}, {"SEED": "1"}], ["envisions"]),
+    ([{}, {"METHOD": "star", "AGAIN": "0.5"}], ["envisions", "star"]),  # AGAIN: star's own
+    ([{}, {"AGAIN": "0.5"}], ["envisions, AGAIN=1", "envisions, AGAIN=0.5"]),
+    ([{}, {"METHOD": "star", "NUM_TRAIN": "9"}], ["envisions, NUM_TRAIN=160", "star, NUM_TRAIN=9"])])
+def test_a_group_is_named_by_what_is_different(tmp_path, given, labels):
+    for number, settings in enumerate(given):
+        make_run(tmp_path / str(number), **settings)
+    assert list(grouped(read_runs([tmp_path]))) == labels
+
+
+def test_an_unfinished_run_is_named_and_not_counted(tmp_path):
+    for seed, records in enumerate((None, [*rows(0)], [*rows(0), *rows(1), next(rows(2)), [*rows(2)][1]])):
+        folder = make_run(tmp_path / f"seed{seed}", (40, 0.5), SEED=seed)
+        if records:
+            write(folder / "metrics.jsonl", records)
+    runs = read_runs([tmp_path])
+    assert comparison(runs)[1][1:3] == [1, "50.0"]
+    assert [line.rpartition("/")[2] for line in comparison_notes(runs).splitlines() if "unfinished" in line] \
+        == ["seed1", "seed2"]
+
+
+def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    (make_run(tmp_path / "torn") / "metrics.jsonl").write_text('{"stage": "eval", "ite')
+    done = run_stage("data/report", "--in", tmp_path / "a", tmp_path / "b", tmp_path / "torn", tmp_path / "none")
+    assert done.returncode == 0 and cells(done.stdout)[1][:2] == ["envisions", "2"]
+    wrong = done.stderr.splitlines()
+    assert len(wrong) == 2 and "torn/metrics.jsonl:1: not JSON" in wrong[0] and "left out" in wrong[1]
+    done = run_stage("data/report", "--in", tmp_path / "torn", tmp_path / "none")
+    assert done.returncode == 1 and "none of these runs can be read" in done.stderr and "Traceback" not in done.stderr
