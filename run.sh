@@ -94,7 +94,8 @@ if [ "${1:-}" = test ]; then
   shift
   exec "$PYTHON" -m pytest -q -ra tests "$@"
 fi
-[[ $# = 0 || "$*" = check ]] || die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
+[[ $# = 0 || "$*" = check ]] ||
+  die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
 [ -z "$MAKE_FLAGS" ] || takes MAKE_FLAGS envs.py make --env "$ENV" --out x $MAKE_FLAGS
 [ -z "$EXPLORE_FLAGS" ] || takes EXPLORE_FLAGS explore.py --in x --out x $EXPLORE_FLAGS
 [ -z "$REFINE_FLAGS" ] || takes REFINE_FLAGS refine.py --in x --out x $REFINE_FLAGS
