@@ -25,7 +25,7 @@ import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
 
 import envs
-import explore
+from nanoenvisions import sampling
 from nanoenvisions.families import vocabulary_logits
 from nanoenvisions.model import collate, completion_ids, hidden_states, token_ids
 
@@ -50,7 +50,7 @@ def parse_args(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--in", dest="inputs", nargs="+", required=True,
                         help="candidates (explore.py writes them)")
-    explore.add_sampling_arguments(parser)
+    sampling.add_arguments(parser)
     parser.add_argument("--rescore", action="store_true",
                         help="logprob of the rewrite given the question alone")
     return parser.parse_args(argv)
@@ -59,7 +59,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     fields = ("id", "env", "question", "iteration", "candidate", "program")
-    candidates = explore.read_items(args, "refine", fields)
+    candidates = sampling.read_items(args, "refine", fields, envs.unknown_env)
 
     def make_prompt(record, k):
         return envs.refine_prompt(record, record["program"], args.few_shot)
@@ -68,7 +68,7 @@ def main(argv=None):
         return record | {"source": "refine", "reference": record["program"]}
 
     amend = {"amend": rescore} if args.rescore else {}
-    explore.sample_to_file(args, "refine", candidates, 1, make_prompt, make_record, **amend)
+    sampling.sample_to_file(args, "refine", candidates, 1, make_prompt, make_record, **amend)
 
 
 if __name__ == "__main__":

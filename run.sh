@@ -54,7 +54,7 @@ setting MIN_STEPS     40          whole   # fewest optimiser steps: few rows get
 setting LEARNING_RATE "$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)" rate # 135M: 1e-3, 7B: 1e-4
 setting MAKE_FLAGS    ""          text    # more flags: python envs.py make --env ENV --help
 setting EXPLORE_FLAGS ""          text    # python explore.py --help, e.g. "--top-p 0.9 --slots 64"
-setting REFINE_FLAGS  "$EXPLORE_FLAGS" text # python refine.py --help, e.g. "--rescore"
+setting REFINE_FLAGS  "${EXPLORE_FLAGS/--plain}" text # python refine.py --help, e.g. "--rescore"
 setting REWARD_FLAGS  ""          text    # python reward.py --help, e.g. "--timeout 5"
 setting SELECT_FLAGS  ""          text    # python select.py --help
 setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank 32"

@@ -1,7 +1,7 @@
 """Faults of what needs a language model: sampling, refining, training, the loop. See faults.py."""
 
 FAULTS = {
-    ("explore.py", "test_explore"): [
+    ("nanoenvisions/sampling.py", "test_explore"): [
         ("--adapter ignored", "args.model, args.adapter,", "args.model, None,", "adapter_explores"),
         ("--temperature ignored", "temperature=args.temperature,", "temperature=0.7,",
          "without_warmth"),
@@ -12,6 +12,10 @@ FAULTS = {
         ("--bits ignored", "args.adapter, args.bits)", "args.adapter, 4)", "test_bits"),
         ("--max-new-tokens ignored", "max_new_tokens=args.max_new_tokens,", "max_new_tokens=40,",
          "test_length"),
+        ("another adapter continues a file", '"adapter": adapter_fingerprint(args.adapter)',
+         '"adapter": bool(adapter_fingerprint(args.adapter))', "another_adapter"),
+        ("--limit per file", "args.limit - len(items)", "args.limit", "limit_counts")],
+    ("explore.py", "test_explore"): [
         ("one sample too many has examples", "k < task.get", "k <= task.get", "share_of"),
         ("--few-shot ignored", "args.few_shot or k <", "k <", "share_of"),
         ("few_shot of a task ignored", 'task.get("few_shot", 0)', "0", "share_of"),
@@ -21,9 +25,8 @@ FAULTS = {
          'stage = "explore" if args.eval', "metrics_count"),
         ("--iteration is not recorded", '{"iteration": args.iteration,', '{"iteration": 0,',
          "record_grows"),
-        ("another adapter continues a file", '"adapter": adapter_fingerprint(args.adapter)',
-         '"adapter": bool(adapter_fingerprint(args.adapter))', "another_adapter"),
-        ("--limit per file", "args.limit - len(items)", "args.limit", "limit_counts"),
+        ("--plain is as fast as ever", "plain=generate_plain if args.plain else None", "plain=None",
+         "plain_gives"),
         ("the plain sampler's r is that of a warm model", "total += logprobs[a[-1]].item()",
          "total += (logprobs / temperature).log_softmax(-1)[a[-1]].item()", "plain_gives")],
     ("refine.py", "test_refine"): [

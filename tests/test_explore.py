@@ -13,7 +13,7 @@ from conftest import ROOT, run_stage
 import envs
 import explore
 import train
-from nanoenvisions import model
+from nanoenvisions import model, sampling
 
 QUESTIONS = ["How many are left?", "How many?",
              "Ann has 3 nuts and gets 4. How many nuts has Ann now, if she loses none?",
@@ -85,10 +85,12 @@ def test_the_record_grows(run):
         assert record["logprob"] <= 0 and record["tokens"] >= 1
 
 
-def test_plain_gives_the_same_file(run):
+def test_plain_gives_the_same_file(run, monkeypatch):
     """--plain: one row at a time by ordinary forward passes; float32, so nothing rounds away."""
     flags = ("--bits", 32, "--temperature", 1.3, "--num-samples", 3, "--few-shot")
-    fast, plain = run(TASKS, *flags), run(TASKS, *flags, "--plain")
+    fast = run(TASKS, *flags)
+    monkeypatch.setattr(sampling, "generate_all", None)  # the fast sampler is not called
+    plain = run(TASKS, *flags, "--plain")
     for one, other in zip(fast, plain):
         assert one | {"logprob": 0} == other | {"logprob": 0}
         assert one["logprob"] == pytest.approx(other["logprob"], abs=1e-4)
@@ -192,7 +194,7 @@ def test_beside_packed_weights_an_adapter_is_kept(run, adapter, tiny_model, monk
         monkeypatch.setattr(model, "unpacks", lambda device, merge, parameters: False)
         packed, packed_dtype = mean_logprob(adapter)
     assert (dtype, packed_dtype) == (torch.bfloat16, torch.uint8)
-    assert packed == pytest.approx(wanted, abs=0.02) and base < wanted - 0.1
+    assert packed == pytest.approx(wanted, abs=0.01) and base < wanted - 0.04
     assert learned(run(TASKS, "--adapter", adapter, "--num-samples", 3)) == 1
 
 
@@ -233,8 +235,8 @@ def test_metrics_count_what_was_done(run, tmp_path):
 def test_lone_surrogates_survive(run, tmp_path, monkeypatch):
     """Half a character in a question, or in what the model wrote, is written as it is."""
     task = TASKS[0] | {"question": "How many \ud83d are left?"}
-    real = explore.generate_all
-    monkeypatch.setattr(explore, "generate_all", lambda *args, **options: {
+    real = sampling.generate_all
+    monkeypatch.setattr(sampling, "generate_all", lambda *args, **options: {
         key: ("return '\udc00'", *rest) for key, (_, *rest) in real(*args, **options).items()})
     record, = run([task], "--greedy")
     assert record["program"] == "return '\udc00'" and record["question"] == task["question"]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM
 
 import explore
-from nanoenvisions import families, model, sampler
+from nanoenvisions import families, model, sampler, sampling
 from nanoenvisions.attention import prefix_attention
 
 COMMON = dict(vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -159,14 +159,14 @@ def test_the_check_notices_wrong_logits_and_leaves_the_model_as_it_was(fault):
 def test_explore_checks_its_model(tmp_path, tiny_model, monkeypatch):
     """A head that is scaled in secret: whatever an unknown family does behind our back."""
     (tmp_path / "tasks").write_text('{"id": "a", "env": "math", "question": "?", "answer": 1}\n')
-    real = explore.load_model
+    real = sampling.load_model
 
     def scaled(*args, **options):
         made, tokenizer = real(*args, **options)
         made.lm_head.register_forward_hook(
             lambda module, inputs, out: out if out.shape[1] > 1 else out / 8)  # one token at a time
         return made, tokenizer
-    monkeypatch.setattr(explore, "load_model", scaled)
+    monkeypatch.setattr(sampling, "load_model", scaled)
     with pytest.raises(SystemExit, match="cannot be run faithfully"):
         explore.main(["--in", f"{tmp_path}/tasks", "--out", f"{tmp_path}/out",
                       "--model", tiny_model])

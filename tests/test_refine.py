@@ -53,7 +53,7 @@ def drawn(records):
 
 @pytest.mark.parametrize("flags, options", [
     ((), {}), (("--few-shot",), {"few_shot": True}), (("--seed", 3), {"seed": 3}),
-    (("--temperature", 2), {"temperature": 2.0}), (("--plain",), {})])
+    (("--temperature", 2), {"temperature": 2.0})])
 def test_each_rewrite_is_drawn_from_its_question_and_its_draft(run, tiny, flags, options):
     assert drawn(run(CANDIDATES, *flags)) == wanted(tiny, CANDIDATES, **options)
 
