@@ -49,8 +49,6 @@ def read_candidates(paths, limit=None) -> list[dict]:
     records = []
     for path in paths:
         room = None if limit is None else limit - len(records)
-        if room == 0:
-            break
         records += envs.read_jsonl(path, ("id", "env", "answer", "program"), room,
                                    allow_empty=len(paths) > 1, check=complaint)
     if not records:

@@ -19,6 +19,8 @@ from fractions import Fraction
 FRACTION = [vars(Fraction)[slot].__get__ for slot in ("_numerator", "_denominator")]
 KEPT = 4_000  # bytes of what a program prints
 DEEPEST = 3   # [[[42]]] states a number, deeper lists do not
+# Compiled before the server forks: in a child it would take a tenth of a program's time.
+CALLS_SOLUTION = re.compile(r"(?<!def )\bsolution\s*\(\s*\)")
 
 
 # ---------------------------------------------------------------------------------- In the child --
@@ -69,7 +71,7 @@ def watched(program: str, calls: list, names: dict):
 
     Calls inside of solution itself stay as they are: a recursion has only one result.
     """
-    if not re.search(r"(?<!def )\bsolution\s*\(\s*\)", program):
+    if not CALLS_SOLUTION.search(program):
         return program
 
     def call(function):

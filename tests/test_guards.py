@@ -1,10 +1,12 @@
 """Logic: what the guards must not let by, what train and test share, texts that take long to read."""
+import json
 import re
 import time
 
 import pytest
 from test_logic import Logic, make, unnumbered
 
+import reward
 from nanoenvisions import logic
 
 ENGLISH = ("1. Bob is cold.\n2. The cat likes the dog.\n"
@@ -111,4 +113,22 @@ def test_no_text_takes_long_to_read(text):
 
 def test_records_without_the_optional_fields_run(tmp_path):
     assert Logic.run("Bob is cold\nBob is red?", {"question": "?"}) == "Unknown"
+    task = {"id": "t", "env": "logic", "question": "?", "answer": "Unknown",
+            "program": "Bob is cold\nBob is red?"}
+    (tmp_path / "in").write_text(json.dumps(task))
+    reward.main(["--in", str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out").read_text())["outcome"] == "correct"
+
+
+def test_a_rule_has_four_conditions_at_most():
+    """All their orders are compared with the English, and of nine there are 362,880."""
+    words = "cold red kind tall brave big blue quiet rough".split()
+    for number, refused in ((4, False), (5, True), (9, True)):
+        rule = f"if something is {' and '.join(words[:number])} then it is smart"
+        job = {"guards": True, "question": f"1. {rule.capitalize()}.\n2. Bob is smart?"}
+        if refused:
+            with pytest.raises(ValueError, match="at most four conditions"):
+                Logic.run(f"{rule}\nBob is smart?", job)
+        else:
+            assert Logic.run(f"{rule}\nBob is smart?", job) == "Unknown"
     assert Logic.complaint({"question": "?", "answer": "True"}) is None

@@ -228,6 +228,24 @@ def test_killed_and_run_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in", "m", "out", "whole"]
 
 
+@pytest.mark.parametrize("flags, said", [
+    (["--seed", "1"], "seed: 0 -> 1"), (["--limit", "2"], "limit: None -> 2"), ([], "inputs: ")])
+def test_other_settings_or_inputs_do_not_continue_a_file(tmp_path, monkeypatch, flags, said):
+    path, out = write(tmp_path / "in", [candidate("answer = 42")]), str(tmp_path / "out")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+        yield
+    with monkeypatch.context() as change, pytest.raises(KeyboardInterrupt):
+        change.setattr(envs, "run_programs", interrupted)
+        reward.main(["--in", str(path), "--out", out])
+    if not flags:
+        write(path, [candidate("answer = 43")])
+    with pytest.raises(SystemExit, match="begun with other settings") as stop:
+        reward.main(["--in", str(path), "--out", out, *flags])
+    assert said in str(stop.value)
+
+
 def test_an_input_is_not_overwritten(tmp_path):
     path = write(tmp_path / "in", [candidate("answer = 42")])
     before = path.read_bytes()

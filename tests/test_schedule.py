@@ -7,14 +7,14 @@ from conftest import run_stage
 import envs
 
 
-def schedule(folder, tasks, solved, *flags):
-    """The tasks that are chosen for iteration 1; solved: letters, the ids with a right program."""
+def schedule(folder, tasks, solved, *flags, iteration=1):
+    """The tasks that are chosen for an iteration; solved: letters, the ids with a right program."""
     files = {name: folder / f"{name}.jsonl" for name in ("tasks", "pool", "out")}
     pool = [{"id": task["id"], "reward": int(task["id"] in solved)} for task in tasks]
     files["tasks"].write_text("".join(map(envs.dump, tasks)))
     files["pool"].write_text("".join(map(envs.dump, pool)))
     done = run_stage("envs", "schedule", "--in", files["tasks"], "--out", files["out"],
-                     "--iteration", 1, "--pool", files["pool"], *flags)
+                     "--iteration", iteration, "--pool", files["pool"], *flags)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in files["out"].read_text().splitlines()]
 
@@ -29,7 +29,7 @@ def named(names):
 
 @pytest.mark.parametrize("solved, enough, chosen", [
     ("", 0.5, "ab"), ("a", 0.5, "abc"), ("ac", 0.5, "abcd"), ("c", 0.5, "ab"), ("a", 0.51, "ab"),
-    ("", 0, "abcd"), ("ab", 1, "abc")])
+    ("", 0, "abcd"), ("ab", 1, "abc"), ("ab", 0.5, "abc")])
 def test_the_next_level_waits_until_enough_of_this_one_is_solved(tmp_path, solved, enough, chosen):
     tasks = [{"id": name, "level": level} for name, level in zip("abcd", (1, 1, 2, 3))]
     assert letters(schedule(tmp_path, tasks, solved, "--enough", enough)) == chosen
@@ -63,6 +63,9 @@ def test_solved_tasks_need_not_be_explored_again(tmp_path):
     some = {task["id"] for task in schedule(tmp_path, named(many), many[:150], "--again", 0.3)}
     assert set(many[150:]) < some  # all unsolved ones, and three in ten of the others
     assert 30 <= len(some & set(many[:150])) <= 60
+    (tmp_path / "later").mkdir()
+    later = schedule(tmp_path / "later", named(many), many[:150], "--again", 0.3, iteration=2)
+    assert {task["id"] for task in later} != some  # others in every iteration
     everything = schedule(tmp_path, named("abc"), "abc", "--again", 0)
     assert letters(everything) == "abc"  # there is nothing else to do
 

@@ -44,6 +44,7 @@ def test_number(text, number):
     ("1234567890.9", "1234567890.123", True), ("1234567892", "1234567890.123", False),
     # a whole number is never off by one, nor by more
     ("43", "42", False), ("48325", "48320", False), ("10000000001", "10000000000", False),
+    ("-43", "-42", False), ("-10000000001", "-10000000000", False), ("-42.0005", "-42", True),
     ("5000000001", "5e9", False), (str(2 ** 53 - 2), str(2 ** 53 - 1), False),
     ("1e300", str(10 ** 300 + 1), True), ("7000000000.0000001", "7000000000", True),
     # what is no number is never right
