@@ -1,5 +1,6 @@
 """Logic: what the guards must not let by, what train and test share, texts that take long to read."""
 import json
+import random
 import re
 import time
 
@@ -7,7 +8,7 @@ import pytest
 from test_logic import Logic, make, unnumbered
 
 import reward
-from nanoenvisions import logic
+from nanoenvisions import logic, theories
 
 ENGLISH = ("1. Bob is cold.\n2. The cat likes the dog.\n"
            "3. If something is cold and not red then it is smart.\n"
@@ -132,3 +133,28 @@ def test_a_rule_has_four_conditions_at_most():
         else:
             assert Logic.run(f"{rule}\nBob is smart?", job) == "Unknown"
     assert Logic.complaint({"question": "?", "answer": "True"}) is None
+
+
+def test_rules_with_two_models_are_an_error_and_no_guess():
+    """Each of the two holds if the other does not: whatever is answered would be chance."""
+    program = ("Bob is tall\nif something is not cold then it is red\n"
+               "if something is not red then it is cold\nBob is red?")
+    with pytest.raises(ValueError, match="more than one model"):
+        logic.solve(program, "cwa")
+
+
+def test_no_question_is_the_opposite_of_another():
+    for task in make("--levels", "4", "--questions-per-task", "4"):
+        asked = [line.split(". ", 1)[1] for line in task["question"].split("\n") if line[-1] == "?"]
+        plain = [line.replace(" is not ", " is ").replace("does not ", "") for line in asked]
+        plain = [re.sub(r"(?<=\w)s(?= the )", "", line) for line in plain]  # likes, does not like
+        assert len(set(plain)) == len(asked) == 4, asked
+
+
+def test_the_question_about_the_longest_proof_stands_anywhere():
+    places = set()
+    for seed in range(40):
+        chosen = theories.choose_questions(random.Random(seed), ["True", "False"] * 6,
+                                           ["True", "False"], 4)
+        places.add(min(range(4), key=lambda place: chosen[place]))  # 0 and 1 are about its end
+    assert places == {0, 1, 2, 3}
