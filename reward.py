@@ -35,6 +35,7 @@ import itertools
 import time
 
 import envs
+from nanoenvisions.analysis import metrics_row
 
 BATCH = 64  # lines that are written at once, at least
 
@@ -90,45 +91,6 @@ def judge(record: dict, status: str, value: str) -> dict:
     if record.get("logprob") is not None:  # it is if the program came from outside, without a model
         rewarded["self_reward"] = record["logprob"]             # r
     return rewarded
-
-
-def share(records) -> dict:
-    """{"num": 4, "correct": 1, "share": 0.25}"""
-    correct = sum(record["reward"] for record in records)
-    return {"num": len(records), "correct": correct,
-            "share": round(correct / max(1, len(records)), 4)}
-
-
-def solved(records) -> int:
-    """How many tasks have a right program."""
-    return len({record["id"] for record in records if record["reward"]})
-
-
-def grouped(records, field) -> dict:
-    """Records by the value of a field, leaving out those without it."""
-    groups = collections.defaultdict(list)
-    for record in records:
-        if record.get(field) is not None:
-            groups[str(record[field])].append(record)
-    return groups
-
-
-def metrics_row(records, seconds: float, is_eval: bool) -> dict:
-    """The row for metrics.jsonl: all counts, and per source (explore: b, refine: b~).
-
-    For an evaluation also the accuracy, over all tasks and per group.
-    """
-    row = {"stage": "eval" if is_eval else "reward", "iteration": records[0].get("iteration", 0),
-           "seconds": round(seconds, 1), **share(records),
-           "tasks": len({record["id"] for record in records}), "tasks_solved": solved(records),
-           "outcomes": dict(collections.Counter(record["outcome"] for record in records)),
-           "by_source": {source: {**share(group), "tasks_solved": solved(group)}
-                         for source, group in grouped(records, "source").items()}}
-    if is_eval:
-        row["accuracy"] = row["share"]
-        row["by_group"] = {name: {"accuracy": share(group)["share"], "num": len(group)}
-                           for name, group in sorted(grouped(records, "group").items())}
-    return row
 
 
 def parse_args(argv=None):

@@ -1,9 +1,11 @@
-"""What the article analyses about a pool: ability, stability, margin, diversity.
+"""What is counted: the programs that were rewarded, and, as the article analyses them, the pool's
+ability, stability, margin and diversity.
 
 May import tidy.
 """
 from __future__ import annotations
 
+import collections
 import math
 
 from nanoenvisions.tidy import computes
@@ -51,3 +53,44 @@ def pool_counts(records, kept, before, pool) -> dict:
         "constants": mean(not computes(record["program"]) for record in positives
                           if record["env"] == "math"),
         "copies": mean(record["program"] == record.get("reference") for record in rewrites)}
+
+
+# ------------------------------------------------------------------------- Rewarded programs --
+
+def share(records) -> dict:
+    """{"num": 4, "correct": 1, "share": 0.25}"""
+    correct = sum(record["reward"] for record in records)
+    return {"num": len(records), "correct": correct,
+            "share": round(correct / max(1, len(records)), 4)}
+
+
+def solved(records) -> int:
+    """How many tasks have a right program."""
+    return len({record["id"] for record in records if record["reward"]})
+
+
+def grouped(records, field) -> dict:
+    """Records by the value of a field, leaving out those without it."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        if record.get(field) is not None:
+            groups[str(record[field])].append(record)
+    return groups
+
+
+def metrics_row(records, seconds: float, is_eval: bool) -> dict:
+    """The row for metrics.jsonl: all counts, and per source (explore: b, refine: b~).
+
+    For an evaluation also the accuracy, over all tasks and per group.
+    """
+    row = {"stage": "eval" if is_eval else "reward", "iteration": records[0].get("iteration", 0),
+           "seconds": round(seconds, 1), **share(records),
+           "tasks": len({record["id"] for record in records}), "tasks_solved": solved(records),
+           "outcomes": dict(collections.Counter(record["outcome"] for record in records)),
+           "by_source": {source: {**share(group), "tasks_solved": solved(group)}
+                         for source, group in grouped(records, "source").items()}}
+    if is_eval:
+        row["accuracy"] = row["share"]
+        row["by_group"] = {name: {"accuracy": share(group)["share"], "num": len(group)}
+                           for name, group in sorted(grouped(records, "group").items())}
+    return row

@@ -177,6 +177,14 @@ def test_the_groups_of_a_test_take_turns(tmp_path):
     assert groups("--unseen", 1, "--new-formula", 0.5)[0] == {"unseen": 15, "new formula": 15}
 
 
+@pytest.mark.parametrize("unseen, new_formula, counts", [
+    (0.5, 0.2, (40, 40, 20)), (0.5, 0.5, (25, 25, 50)), (0.25, 0.2, (60, 20, 20)), (0, 0, (100, 0, 0)),
+    (1, 0.5, (0, 50, 50)), (0.5, 1, (0, 0, 100))])
+def test_the_groups_have_their_shares(unseen, new_formula, counts):
+    groups = [templates.group_of(number, unseen, new_formula) for number in range(100)]
+    assert tuple(map(groups.count, ("known", "unseen", "new formula"))) == counts
+
+
 def test_examples_run_and_their_drafts_are_faulty():
     examples = envs.ENVS["math"].examples({})
     for example, answer in zip(examples, (9, 65, 9, 35, 40), strict=True):
