@@ -25,10 +25,12 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
     reference   str     the program that was to be refined                     refine.py
     logprob     float   mean log-probability per token, nats, temperature 1    explore.py, refine.py
     tokens      int     number of generated tokens behind `logprob`            explore.py, refine.py
-    reward      0|1     b = 1[ENV(a) = y]                                      reward.py
+    reward      0|1     b = 1[ENV(a) = y]; --judge: the model's own verdict    reward.py
     outcome     str     correct | wrong | error | timeout | no_program         reward.py
     result      str     the value the program gave, or the error in one line   reward.py
     self_reward float   r, the soft self-reward (= logprob)                    reward.py
+    judged      bool    optional: true if the model judged it, without running it  reward.py --judge
+    teacher     str     optional: who wrote the program, if not the model      explore.py
     sampled     str     optional: the program as sampled, if it was tidied     select.py (pool)
 """
 from __future__ import annotations
@@ -51,7 +53,7 @@ from nanoenvisions.web import Web
 
 def ran(record: dict) -> bool:
     """Whether a rewarded program ran to its end: only then nothing in it can have failed."""
-    return record.get("outcome", "correct") in ("correct", "wrong")
+    return record.get("outcome", "correct") in ("correct", "wrong") and not record.get("judged")
 
 
 class Math(Environment):
@@ -146,6 +148,8 @@ class Math(Environment):
 # else the format has been learned, and prompt tokens cost time.
 
 REFINE = "Check the program: repair it, refine it, or return it as it is."
+JUDGE, YES, NO = "Is the program right?", "Yes", "No"
+KNOWS_THE_ANSWER = ("answer", "reward", "outcome", "result", "self_reward")
 
 
 def solve_prompt(task: dict, few_shot: bool = False) -> str:
@@ -164,6 +168,24 @@ def refine_prompt(task: dict, reference: str, few_shot: bool = False) -> str:
              for one in examples]
     return "\n\n".join([f"{env.instruction} {REFINE}"] * few_shot + parts
                        + [ask(env, task["question"], reference)])
+
+
+def judge_prompt(record: dict) -> tuple[str, str]:
+    """(examples, question) for the model that judges a program itself; the answer stays outside.
+
+    Each worked example is shown twice, right and as the faulty draft, so that neither verdict has
+    the majority. The model goes on with YES or NO.
+    """
+    task = {field: value for field, value in record.items() if field not in KNOWS_THE_ANSWER}
+    env, parts = ENVS[task["env"]], []
+
+    def question(asked, program):
+        return f"{ask(env, asked)}{completion(program)}\n{JUDGE}\n"
+    for number, one in enumerate(env.examples(task)):
+        pair = [question(one["question"], one["program"]) + YES,
+                question(one["question"], one["draft"]) + NO]
+        parts += pair if number % 2 else pair[::-1]
+    return "".join(f"{part}\n\n" for part in parts), question(task["question"], task["program"])
 
 
 def ask(env: Environment, question: str, draft: str | None = None) -> str:
@@ -223,10 +245,13 @@ def schedule_tasks(args):
                           first: see `reached_level`
     --again               of the solved tasks explore this share once more: the pool keeps their
                           solutions, and the time goes to the others
+    --most                so many tasks: first those not explored for longest, of these those that
+                          were seldom solved when they were (AdaSTaR, arXiv 2505.16322); --history
+                          tells. What is left out then comes first in the next iteration
     --few-shot-unsolved   unsolved tasks keep examples in this share of their samples: without them
                           a model that has learned from small tasks only writes small programs
     """
-    protect_inputs([args.out], [args.inputs, args.pool])
+    protect_inputs([args.out], [args.inputs, args.pool, *args.history])
     tasks = read_jsonl(args.inputs, require=("id",))
     pool = read_jsonl(args.pool, ("id", "reward"), allow_empty=True) if args.pool else []
     solved = {record["id"] for record in pool if record["reward"]}
@@ -239,6 +264,11 @@ def schedule_tasks(args):
     rng = random.Random(args.iteration)
     chosen = [task for task in chosen
               if task["id"] not in solved or rng.random() < args.again] or chosen
+    if args.most and args.most < len(chosen):
+        records = [record for path in args.history
+                   for record in read_jsonl(path, ("id", "iteration", "reward"))]
+        first = by_need(chosen, records, rng)[:args.most]
+        chosen = [task for task in chosen if task["id"] in first]
     for task in chosen:
         if args.pool and args.few_shot_unsolved and task["id"] not in solved:
             task["few_shot"] = args.few_shot_unsolved
@@ -259,6 +289,26 @@ def reached_level(tasks, solved, enough: float) -> int:
         if sum(of_level) < enough * len(of_level):
             return level
     return levels[-1]
+
+
+def by_need(tasks, history, rng) -> list[str]:
+    """Ids of the tasks: explored longest ago first, then the lower share of right programs in that
+    iteration, then by chance. Those never explored come before all others.
+
+    >>> past = [{"id": "a", "iteration": 0, "reward": 1}, {"id": "b", "iteration": 0, "reward": 0}]
+    >>> by_need([{"id": "a"}, {"id": "b"}, {"id": "c"}], past, random.Random(0))
+    ['c', 'b', 'a']
+    """
+    last, rewards = {}, {}
+    for record in history:
+        last[record["id"]] = max(record["iteration"], last.get(record["id"], -1))
+    for record in history:
+        if record["iteration"] == last[record["id"]]:
+            rewards.setdefault(record["id"], []).append(record["reward"])
+    names = [task["id"] for task in tasks]
+    rng.shuffle(names)
+    return sorted(names, key=lambda name: (last.get(name, -1), name in last
+                                           and sum(rewards[name]) / len(rewards[name])))
 
 
 def share(text: str) -> float:
@@ -310,6 +360,10 @@ def parse_args(argv):
         help="share of a level to solve before the next is let in (default: all levels at once)")
     add("--few-shot-unsolved", type=share, default=0, metavar="SHARE",
         help="share of an unsolved task's samples with examples in the prompt (default: none)")
+    add("--most", type=count, metavar="N",
+        help="explore N tasks, those that need it most (default: all)")
+    add("--history", nargs="*", default=[], metavar="FILE",
+        help="rewarded programs of the iterations so far, for --most")
     add("--again", type=share, default=1, metavar="SHARE",
         help="share of the tasks that the pool has solved to explore again (default: all)")
     schedule.set_defaults(command=schedule_tasks)

@@ -28,7 +28,7 @@ import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
 
 import envs
-from nanoenvisions import sampling
+from nanoenvisions import sampling, scoring, teacher
 from nanoenvisions.families import own_attention
 from nanoenvisions.model import token_ids
 from nanoenvisions.sampler import Ending, random_stream
@@ -83,6 +83,7 @@ def parse_args(argv=None):
     parser.add_argument("--in", dest="inputs", nargs="+", required=True,
                         help="task files (envs.py make writes them)")
     sampling.add_arguments(parser)
+    teacher.add_arguments(parser)
     parser.add_argument("--num-samples", type=int, default=5, help="K, programs per task")
     parser.add_argument("--greedy", action="store_true",
                         help="one program per task, of the likeliest tokens")
@@ -92,6 +93,7 @@ def parse_args(argv=None):
                         help="one row at a time, as in the textbook: slow")
     parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
     args = parser.parse_args(argv)
+    teacher.check_arguments(args)
     args.greedy |= args.eval
     if args.greedy:
         args.num_samples, args.temperature = 1, 0.0
@@ -113,8 +115,12 @@ def main(argv=None):
     def make_record(task, k):
         return task | {"iteration": args.iteration, "candidate": k, "source": "explore"}
 
+    if args.teacher_url or args.teacher_file:  # it has not learned the format: with examples
+        return teacher.programs_to_file(
+            args, tasks, lambda task, k: envs.solve_prompt(task, few_shot=True), make_record)
+    amend = scoring.rescore(envs.solve_prompt, envs.completion) if args.rescore else None
     sampling.sample_to_file(args, stage, tasks, args.num_samples, make_prompt, make_record,
-                            plain=generate_plain if args.plain else None)
+                            generate_plain if args.plain else None, amend)
 
 
 if __name__ == "__main__":

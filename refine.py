@@ -7,8 +7,8 @@ Step 4 of the article, self-refinement:
 It needs no reward, so it runs before reward.py, which then executes both (steps 5 and 6). As in
 explore.py, the mean log-probability of the new program comes with it, in nats per token. Note that
 it is a probability given x *and* a_k, so a copy of a_k is likely; `--rescore` measures
-log p_t(ã | x) instead, as explore.py would, which makes r̃ and r comparable. It costs a forward
-pass more; the article's rule is the default.
+log p_t(ã | x) instead, as explore.py --rescore does where examples stood before x. That makes r̃
+and r comparable, and costs a forward pass more; the article's rule is the default.
 
 Reads   id env question iteration candidate program (explored.jsonl).
 Writes  the same + source reference, with program, logprob and tokens of the rewrite.
@@ -22,27 +22,9 @@ from __future__ import annotations
 import argparse
 
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
-import torch
 
 import envs
-from nanoenvisions import sampling
-from nanoenvisions.families import vocabulary_logits
-from nanoenvisions.model import collate, completion_ids, hidden_states, token_ids
-
-
-@torch.inference_mode()
-def rescore(model, tokenizer, records):
-    """Set `logprob` to the mean of log p_t(ã_i | x, ã_<i), as if explore.py had sampled ã."""
-    model.set_attn_implementation("prefix_attention")
-    for record in records:
-        prompt = envs.solve_prompt(record)
-        x = token_ids(tokenizer, [prompt])[0]
-        a = completion_ids(tokenizer, prompt, envs.completion(record["program"]))
-        batch = collate([[{"root": x + a, "branches": []}]], model.device)
-        before = hidden_states(model, batch)[0, len(x) - 1:-1]  # each predicts the next token
-        logprobs = vocabulary_logits(model, before).float().log_softmax(-1)
-        logprobs = logprobs.gather(1, torch.tensor(a, device=model.device)[:, None])
-        record.update(logprob=round(logprobs.mean().item(), 6), tokens=len(a))
+from nanoenvisions import sampling, scoring
 
 
 def parse_args(argv=None):
@@ -51,8 +33,6 @@ def parse_args(argv=None):
     parser.add_argument("--in", dest="inputs", nargs="+", required=True,
                         help="candidates (explore.py writes them)")
     sampling.add_arguments(parser)
-    parser.add_argument("--rescore", action="store_true",
-                        help="logprob of the rewrite given the question alone")
     return parser.parse_args(argv)
 
 
@@ -67,8 +47,8 @@ def main(argv=None):
     def make_record(record, k):
         return record | {"source": "refine", "reference": record["program"]}
 
-    amend = {"amend": rescore} if args.rescore else {}
-    sampling.sample_to_file(args, "refine", candidates, 1, make_prompt, make_record, **amend)
+    amend = scoring.rescore(envs.solve_prompt, envs.completion) if args.rescore else None
+    sampling.sample_to_file(args, "refine", candidates, 1, make_prompt, make_record, amend=amend)
 
 
 if __name__ == "__main__":

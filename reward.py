@@ -20,6 +20,9 @@ state values, and the comparison happens here. r was measured when the program w
 
     python reward.py --in iter0/explored.jsonl iter0/refined.jsonl --out iter0/rewarded.jsonl
 
+--judge is another reward, that of METHOD=self-rewarding: no program is run and no answer looked at,
+the model reads each program and says Yes or No (`judge_by_model`). That loads a model and torch.
+
 Cost: milliseconds per program, no GPU. An endless program costs --timeout seconds of one core.
 
 Differences from the authors' code:
@@ -93,6 +96,48 @@ def judge(record: dict, status: str, value: str) -> dict:
     return rewarded
 
 
+def judge_by_model(records, args) -> list[dict]:
+    """Self-rewarding (arXiv 2401.10020): r = log p(Yes | x, a), the model's word for "right".
+
+    b = 1[r > the mean r of the task's programs], since what a small model says is worth more as a
+    comparison than as a number; programs that are all alike get 0.
+    """
+    from nanoenvisions import scoring  # imports torch, without which rewards by running start fast
+    scores = scoring.verdicts([envs.judge_prompt(record) for record in records], envs.YES, envs.NO,
+                              args.model, args.adapter, args.bits)
+    of_task, judged = collections.defaultdict(list), []
+    for record, score in zip(records, scores):
+        if record["program"].strip():
+            of_task[record["id"]].append(score)
+    for record, score in zip(records, scores):
+        others = of_task[record["id"]]
+        right = bool(record["program"].strip()) and score > max(
+            sum(others) / len(others), min(others))  # a mean of equals may be rounded below them
+        judged.append({**record, "reward": int(right), "outcome": "correct" if right else "wrong",
+                       "result": "judged, not run", "self_reward": score, "judged": True})
+    return judged
+
+
+def run_and_judge(candidates, args) -> list[dict]:
+    """All candidates with their reward fields, written as they come."""
+    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout,
+                "seed": args.seed, "limit": args.limit}
+    with envs.Output(args.out, settings) as out:
+        rewarded, todo = list(out.done), candidates[len(out.done):]
+        results = envs.run_programs(map(make_job, todo), timeout=args.timeout,
+                                    workers=args.workers, seed=args.seed)
+        judged = (judge(record, *result) for record, result in
+                  zip(todo, envs.progress(results, "reward", total=len(todo))))
+        for end in batch_ends(candidates):
+            batch = list(itertools.islice(judged, max(0, end - len(rewarded))))
+            out.write(*batch)
+            rewarded += batch
+        results.close()
+        for environment in envs.ENVS.values():
+            environment.close()
+    return rewarded
+
+
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,13 +154,19 @@ def parse_args(argv=None):
     add("--limit", type=int, metavar="N", help="only the first N candidates")
     add("--eval", action="store_true",
         help="greedy answers to held-out tasks: report the accuracy")
+    add("--judge", action="store_true",
+        help="the model's own verdict instead of what a program does and the known answer")
+    add("--model", help="who judges: hub name or folder (default: the embedded SmolLM2-135M)")
+    add("--adapter", help="its adapter (default: the base model)")
+    add("--bits", type=int, default=4, choices=(4, 16, 32), help="of its weights (default: 4)")
     add("--metrics", metavar="FILE", help="put the counts into this metrics.jsonl")
     args = parser.parse_args(argv)
     for name, fits, must in (  # nan fits nowhere
             ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),
             ("seed", 0 <= args.seed < 2 ** 32, "from 0 to 4294967295"),  # as for Python's hashing
             ("workers", args.workers is None or args.workers > 0, "at least 1"),
-            ("limit", args.limit is None or args.limit > 0, "at least 1")):
+            ("limit", args.limit is None or args.limit > 0, "at least 1"),
+            ("judge", not (args.judge and args.eval), "left away with --eval: that is measured")):
         if not fits:
             envs.fail(f"--{name} is {getattr(args, name)}, it must be {must}")
     return args
@@ -125,26 +176,17 @@ def main(argv=None):
     args = parse_args(argv)
     start = time.monotonic()
     candidates = read_candidates(args.inputs, args.limit)
-    envs.protect_inputs([args.out, args.metrics], args.inputs)
-    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout,
-                "seed": args.seed, "limit": args.limit}
-    with envs.Output(args.out, settings) as out:
-        rewarded, todo = list(out.done), candidates[len(out.done):]
-        results = envs.run_programs(map(make_job, todo), timeout=args.timeout,
-                                    workers=args.workers, seed=args.seed)
-        judged = (judge(record, *result) for record, result in
-                  zip(todo, envs.progress(results, "reward", total=len(todo))))
-        for end in batch_ends(candidates):
-            batch = list(itertools.islice(judged, max(0, end - len(rewarded))))
-            out.write(*batch)
-            rewarded += batch
-        results.close()
-        for environment in envs.ENVS.values():
-            environment.close()
+    envs.protect_inputs([args.out, args.metrics], [*args.inputs, args.model, args.adapter])
+    if args.judge:
+        rewarded = judge_by_model(candidates, args)
+        envs.write_whole(args.out, "".join(map(envs.dump, rewarded)))
+    else:
+        rewarded = run_and_judge(candidates, args)
     row = metrics_row(rewarded, time.monotonic() - start, args.eval)
     envs.add_metrics(args.metrics, row)
     outcomes = collections.Counter(row["outcomes"])
-    print(f"reward: {row['num']:,} programs, {row['correct']:,} correct ({row['share']:.0%}), "
+    print(f"reward: {row['num']:,} programs, {row['correct']:,} "
+          f"{'judged right' if args.judge else 'correct'} ({row['share']:.0%}), "
           f"{row['tasks_solved']} of {row['tasks']} tasks solved, {outcomes['error']} error, "
           f"{outcomes['timeout']} timeout, {row['seconds']} s -> {args.out}")
 

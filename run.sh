@@ -16,12 +16,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/sweep.sh
 if [ "$from" != "$PWD" ]; then  # called from elsewhere: paths are meant as seen from there
   [[ "${OUT:-/}" = /* ]] || OUT="$from/$OUT"
+  [[ ! -e "$from/${TEACHER_FILE:--}" ]] || TEACHER_FILE="$from/$TEACHER_FILE"
   [[ -z "${MODEL:-}" || ! -d "$from/$MODEL" ]] || MODEL="$from/$MODEL"
 fi
 
 # Settings are environment variables: ENV=logic ITERS=8 bash run.sh. An environment may have its own
 # defaults in data/ENV.sh, for the embedded model on two CPU cores; where it has none, these hold.
 #       name          default     kind      what it is (what is valid, where the kind does not say)
+[ "${METHOD:-}" != distill ] || : "${ITERS:=1}"  # its student explores nothing
 setting ENV           math        name    # math, logic, web, or yours: a name in ENVS of envs.py
 [ ! -e "data/$ENV.sh" ] || . "data/$ENV.sh"
 setting METHOD        envisions   name    # envisions, or another of those below
@@ -37,8 +39,11 @@ setting NUM_TRAIN     160         count   # training tasks; web: in each iterati
 setting NUM_TEST      120         count   # held-out tasks
 setting NUM_SAMPLES   5           count   # K, programs a task
 setting NUM_SAMPLES_0 "$NUM_SAMPLES" count # K in iteration 0: more where a base model often fails
+setting MORE_SAMPLES  0           whole   # added to K in each iteration after the first
 setting BUDGET        plain       "plain|equal" # equal: where envisions samples K programs and
                                           # rewrites K, a METHOD without refinement samples 2 K
+setting MOST_TASKS    0           whole   # an iteration explores so many: those not explored for
+                                          # longest, seldom solved ones first; 0: all
 setting TEMPERATURE_0 0.8         number  # in iteration 0: a small base model drowns in noise above
 setting TEMPERATURE   1.0         number  # later: a trained model finds little new below 1
 setting MAX_NEW_TOKENS 96         count   # longest program
@@ -48,9 +53,20 @@ setting ENOUGH        0           share   # of a level to solve before the next 
 setting REFINE_FROM   1           whole   # first iteration with refinement (the authors: 1)
 setting N1            4           count   # most positives a task to learn from (the authors: 10)
 setting N2            2           whole   # most mistakes a task to learn from
+setting RESCORE       0           "0|1"   # 1: r of all programs is log p(a | x), rewrites included
+setting START         base        "base|last" # train from the base model, or from the last adapter
+setting TEACHER_URL   ""          text    # an OpenAI-compatible server whose model writes iteration
+                                          # 0's programs; its key is in TEACHER_API_KEY, not here
+setting TEACHER_MODEL ""          text    # the name by which that server knows the teacher
+setting TEACHER_FILE  ""          text    # or a file with them: program, and id or question
+setting TEACHER_LIMIT 2000        count   # most requests to the server in an iteration
+setting LOSS          sft         "sft|dpo" # dpo: after the rows, DPO on pairs (right, wrong)
+setting NEGATIVES     repair      "repair|unlikelihood" # unlikelihood: wrong ones are avoided, too
+setting PAIRS         2           count   # most pairs a task, for either
 setting BITS          4           "4|16|32" # 4: QLoRA; 16: bfloat16; 32: float32
 setting EPOCHS        2           count   # passes over the training rows
 setting MIN_STEPS     40          whole   # fewest optimiser steps: few rows get more passes
+setting STEPS         0           whole   # exactly so many steps; 0: by EPOCHS and MIN_STEPS
 setting LEARNING_RATE "$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)" rate # 135M: 1e-3, 7B: 1e-4
 setting MAKE_FLAGS    ""          text    # more flags: python envs.py make --env ENV --help
 setting EXPLORE_FLAGS ""          text    # python explore.py --help, e.g. "--top-p 0.9 --slots 64"
@@ -61,20 +77,41 @@ setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank
 [[ -z "$METHODS$SEEDS" || $# != 0 ]] || sweep  # several runs, each by a run.sh of its own
 
 # What a METHOD leaves out. Its flags stand behind those of the settings, so that they win.
-refine=1 explore_how=() select_how=()
+refine=1 explore_how=() select_how=() rescore=() pair_loss="" judge="" teacher=()
+[ -z "$TEACHER_URL" ] || teacher=(--teacher-url "$TEACHER_URL" --teacher-model "$TEACHER_MODEL"
+                                  --teacher-limit "$TEACHER_LIMIT")
+[ -z "$TEACHER_FILE" ] || teacher+=(--teacher-file "$TEACHER_FILE")
 case "$METHOD" in
   envisions) ;;
   star)         # one greedy sample a task; learn from the right ones of this iteration
-    refine=0 AGAIN=1 explore_how=(--greedy) select_how=(--rows-from now --all-positives) ;;
+    refine=0 AGAIN=1 explore_how=(--greedy) select_how=(--rows-from now --all-positives)
+    # more greedy samples would be copies: for an equal budget the likeliest right one of K
+    [ "$BUDGET" = plain ] || explore_how=() select_how=(--rows-from now --n1 1 --n2 0 --n3 0) ;;
   rft)          # K samples a task; learn from all right ones of this iteration
     refine=0 AGAIN=1 select_how=(--rows-from now --all-positives) ;;
+  sft-dpo)      # K samples a task; the pool's positives, then its pairs with mistakes by DPO
+    refine=0 LOSS=dpo select_how=(--n2 0 --n3 0) ;;
+  self-rewarding) # the model says which of its programs are right; then as sft-dpo, the best with
+    # the worst; no answer is looked at but for the evaluation
+    refine=0 LOSS=dpo judge=--judge select_how=(--n2 0 --n3 0 --far-pairs) ;;
+  distill)      # a teacher's programs instead of one's own, in every iteration
+    refine=0
+    [ ${#teacher[@]} != 0 ] || die "METHOD=distill needs TEACHER_FILE, or TEACHER_URL with" \
+                                   "TEACHER_MODEL" ;;
   no-refine)    refine=0 ;;                                # and the ablations of the article
   no-pool)      select_how=(--rows-from now) ;;
   no-mistakes)  select_how=(--n2 0 --n3 0) ;;
   no-ranking)   select_how=(--rank random) ;;
   *) die "METHOD=$METHOD is unknown" \
-         "(envisions, star, rft, no-refine, no-pool, no-mistakes or no-ranking)" ;;
+         "(envisions, star, rft, sft-dpo, self-rewarding, distill, no-refine, no-pool," \
+         "no-mistakes or no-ranking)" ;;
 esac
+[ "$RESCORE" = 0 ] || rescore=(--rescore)
+[ "$NEGATIVES" = repair ] || pair_loss=unlikelihood
+if [ "$LOSS" = dpo ]; then
+  [ -z "$pair_loss" ] || die "LOSS=dpo and NEGATIVES=unlikelihood: choose one of them"
+  pair_loss=dpo
+fi
 [[ ! "$MODEL" =~ ^[./] || -d "$MODEL" ]] || die "MODEL=$MODEL: there is no such folder"
 
 # ---- set-up: packages, the embedded model, what the environment says ----------------------------
@@ -98,6 +135,7 @@ fi
   die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
 [ -z "$MAKE_FLAGS" ] || takes MAKE_FLAGS envs.py make --env "$ENV" --out x $MAKE_FLAGS
 [ -z "$EXPLORE_FLAGS" ] || takes EXPLORE_FLAGS explore.py --in x --out x $EXPLORE_FLAGS
+[ ${#teacher[@]} = 0 ] || takes "the teacher" explore.py --in x --out x "${teacher[@]}"
 [ -z "$REFINE_FLAGS" ] || takes REFINE_FLAGS refine.py --in x --out x $REFINE_FLAGS
 [ -z "$REWARD_FLAGS" ] || takes REWARD_FLAGS reward.py --in x --out x $REWARD_FLAGS
 [ -z "$SELECT_FLAGS" ] || takes SELECT_FLAGS select.py --in x --out x --pool-out x $SELECT_FLAGS
@@ -133,8 +171,12 @@ stage "$OUT/test.jsonl" envs.py make --env "$ENV" --split test --num "$NUM_TEST"
 
 adapter=(--few-shot)  # iteration 0: the base model with examples in its prompt
 pool=()               # and nothing solved yet
+history=()            # nor explored
+last=()               # no adapter yet
+judge_how=() select_pairs=() train_pairs=() start=()
 for ((t = 0; t < ITERS; t++)); do
-  it="$OUT/iter$t" refine_now=0 k="$NUM_SAMPLES" temperature="$TEMPERATURE"
+  it="$OUT/iter$t" refine_now=0 temperature="$TEMPERATURE"
+  k="$((NUM_SAMPLES + MORE_SAMPLES * t))"
   [ "$t" != 0 ] || k="$NUM_SAMPLES_0" temperature="$TEMPERATURE_0"
   [ "$t" -lt "$REFINE_FROM" ] || refine_now="$refine"
   [[ "$BUDGET$refine" != equal0 || "$t" -lt "$REFINE_FROM" ]] || k="$((2 * k))"
@@ -143,32 +185,41 @@ for ((t = 0; t < ITERS; t++)); do
   evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may be of one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
-    --iteration "$t" "${pool[@]}" \
+    --iteration "$t" "${pool[@]}" --history "${history[@]}" \
+    $([ "$MOST_TASKS" = 0 ] || echo --most "$MOST_TASKS") \
     --enough "$ENOUGH" --few-shot-unsolved "$FEW_SHOT" --again "$AGAIN"
   # 1. sample K programs a task
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" --num-samples "$k" "${sampling[@]}" "${adapter[@]}" "${model[@]}" \
-    $EXPLORE_FLAGS "${explore_how[@]}"
+    $EXPLORE_FLAGS "${explore_how[@]}" "${rescore[@]}" "${teacher[@]}"
+  [ "$METHOD" = distill ] || teacher=()
   # 2. rewrite each of them, right or wrong
   if [ "$refine_now" = 1 ]; then
     stage "$it/refined.jsonl" refine.py --in "$it/explored.jsonl" --out "$it/refined.jsonl" \
-      "${sampling[@]}" "${adapter[@]}" "${model[@]}" $REFINE_FLAGS
+      "${sampling[@]}" "${adapter[@]}" "${model[@]}" $REFINE_FLAGS "${rescore[@]}"
   else
     [ -e "$it/refined.jsonl" ] || : > "$it/refined.jsonl"  # no rewrites in this iteration
   fi
-  # 3. run them all: 1 if the outcome is the known one, else 0
+  # 3. run them all: 1 if the outcome is the known one, else 0 (or let the model judge them)
+  [ -z "$judge" ] || judge_how=(--judge --bits "$BITS" ${MODEL:+--model "$MODEL"} "${last[@]}")
   stage "$it/rewarded.jsonl" reward.py --in "$it/explored.jsonl" "$it/refined.jsonl" \
-    --out "$it/rewarded.jsonl" "${common[@]}" $REWARD_FLAGS
+    --out "$it/rewarded.jsonl" "${common[@]}" $REWARD_FLAGS "${judge_how[@]}"
   # 4. keep the better of each pair, pool, rank, and make training rows
+  [ -z "$pair_loss" ] || select_pairs=(--pairs "$it/pairs.jsonl" --num-pairs "$PAIRS")
+  [ -z "$pair_loss" ] || train_pairs=(--pairs "$it/pairs.jsonl" --pair-loss "$pair_loss")
   stage "$it/sft.jsonl" select.py --in "$it/rewarded.jsonl" "${pool[@]}" \
     --pool-out "$it/pool.jsonl" --out "$it/sft.jsonl" --n1 "$N1" --n2 "$N2" "${common[@]}" \
-    $SELECT_FLAGS "${select_how[@]}"
-  # 5. fine-tune the base model on them
+    $SELECT_FLAGS "${select_how[@]}" "${select_pairs[@]}"
+  # 5. fine-tune the base model on them (START=last: the last adapter)
   stage "$it/adapter" train.py --in "$it/sft.jsonl" --out "$it/adapter" --iteration "$t" \
-    --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --learning-rate "$LEARNING_RATE" \
+    --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --steps "$STEPS" \
+    --learning-rate "$LEARNING_RATE" "${start[@]}" "${train_pairs[@]}" \
     "${model[@]}" $TRAIN_FLAGS
   adapter=(--adapter "$it/adapter")
   pool=(--pool "$it/pool.jsonl")
+  history+=("$it/rewarded.jsonl")
+  last=("${adapter[@]}")
+  [ "$START" = base ] || start=("${last[@]}")
 done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"

@@ -31,6 +31,9 @@ Cost: seconds, no GPU. Where we differ from the article, or it is silent:
 3. Empty programs teach nothing, so they stay out.
 4. A program without r (a teacher's) ranks last.
 
+--pairs FILE adds what DPO learns from: (a+, a-) of the same prompt x, ranked like U2, in the format
+of TRL (prompt chosen rejected).
+
 Ablations: --rows-from now (no candidate pool), --n2 0 (no mistakes), --rank random (no
 self-reward), --refined drop (no refinement), --all-positives (U1 is all of P+, no U2: RFT).
 """
@@ -57,6 +60,7 @@ else:
     import random
     import time
     from collections import defaultdict
+    from itertools import cycle
 
     import envs
     from nanoenvisions.analysis import pool_counts, self_reward
@@ -153,6 +157,19 @@ def training_rows(positives, negatives, n1_max, n2_max, n3_max=0, reuse=False) -
     return rows + [refine_row(good, good) for good in positives[:n3_max]]
 
 
+def preference_pairs(positives, negatives, most: int, far=False) -> list[dict]:
+    """Up to `most` pairs of a task for DPO: which of two programs to prefer for the same prompt x.
+
+    As in U2 the highest-ranked mistakes come first, beside positives from the lowest-ranked
+    upwards, in turns; far: the lowest-ranked mistakes beside the highest-ranked positives.
+    """
+    if far:
+        positives, negatives = positives[::-1], negatives[::-1]
+    return [{"prompt": envs.solve_prompt(good), "chosen": envs.completion(good["program"]),
+             "rejected": envs.completion(bad["program"]), "id": good["id"]}
+            for good, bad in zip(cycle(positives[::-1]), negatives[:most])]
+
+
 def solve_row(good: dict) -> dict:
     """x -> a+"""
     return {"prompt": envs.solve_prompt(good), "completion": envs.completion(good["program"]),
@@ -180,6 +197,9 @@ def parse_args(argv=None):
     add("--reuse", action="store_true", help="mistakes may be paired with positives of U1 again")
     add("--n3", type=int, default=0, help="N3, most right programs per task to learn to keep")
     add("--all-positives", action="store_true", help="learn from all of P+ and no mistakes (RFT)")
+    add("--pairs", help="file to write pairs (a+, a-) to, for DPO")
+    add("--num-pairs", type=int, default=2, help="most pairs per task")
+    add("--far-pairs", action="store_true", help="the best with the worst, not the hardest pairs")
     add("--rank", choices=("self-reward", "random"), default="self-reward",
         help="how P+ and P- are sorted, and which of two right programs is superior")
     add("--refined", choices=("keep", "drop"), default="keep",
@@ -190,10 +210,10 @@ def parse_args(argv=None):
     add("--limit", type=int, default=None, help="read only the first so many records of --in")
     add("--metrics", default=None, help="file to add this stage's counts to")
     args = parser.parse_args(argv)
-    for name, least in (("n1", 1), ("n2", 0), ("n3", 0), ("limit", 1)):
+    for name, least in (("n1", 1), ("n2", 0), ("n3", 0), ("num_pairs", 1), ("limit", 1)):
         value = getattr(args, name)
         if value is not None and value < least:
-            parser.error(f"--{name} is {value}, it must be at least {least}")
+            parser.error(f"--{name.replace('_', '-')} is {value}, it must be at least {least}")
     return args
 
 
@@ -217,7 +237,8 @@ def read_candidates(paths, limit) -> list[dict]:
 
 def main(argv=None):
     args, started = parse_args(argv), time.time()
-    envs.protect_inputs([args.out, args.pool_out, args.metrics], [*args.inputs, args.pool])
+    envs.protect_inputs([args.out, args.pool_out, args.pairs, args.metrics],
+                        [*args.inputs, args.pool])
     records = read_candidates(args.inputs, args.limit)
     if args.refined == "drop":
         records = [record for record in records if record["source"] != "refine"]
@@ -230,21 +251,25 @@ def main(argv=None):
     kept = superior_trajectories(
         records, self_reward if args.rank == "self-reward" else lambda record: coin.random())
     pool = distinct(before + kept)
-    rows = []
+    rows, pairs = [], []
     for positives, negatives in split_pool(distinct(kept) if args.rows_from == "now" else pool,
                                            args.rank, args.seed).values():
         if args.all_positives:
             rows += map(solve_row, positives)
         else:
             rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
+        pairs += preference_pairs(positives, negatives, args.num_pairs, args.far_pairs)
     counts = pool_counts(records, kept, before, pool)
     solve = sum(row["kind"] == "solve" for row in rows)
     # The rows come last: run.sh takes a file that exists for a stage that has finished.
     envs.add_metrics(args.metrics, {
         "stage": "select", "iteration": records[0]["iteration"],
         "seconds": round(time.time() - started, 1), **counts,
-        "rows": len(rows), "solve": solve, "refine": len(rows) - solve})
+        "rows": len(rows), "solve": solve, "refine": len(rows) - solve,
+        **({"pairs": len(pairs)} if args.pairs else {})})
     envs.write_whole(args.pool_out, "".join(map(envs.dump, pool)))
+    if args.pairs:
+        envs.write_whole(args.pairs, "".join(map(envs.dump, pairs)))
     if not rows:
         envs.fail("no task is solved yet, so there is nothing to learn from (easier tasks, more "
                   f"--num-samples, or a larger --model; the pool is in {args.pool_out})")

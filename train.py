@@ -3,12 +3,13 @@
     L = L1 + L2 = - sum over rows, sum over completion tokens i of  log p(a_i | prompt, a_<i)
 
 (here as the mean over the tokens of an optimiser step). Plain supervised fine-tuning over U1,
-x -> a+, and U2, (x, a-) -> a+: no RL, no reward model, no DPO. Every iteration starts again from
-the base model, and the new adapter is p_{t+1}. Gradients reach only the low-rank matrices A and B
-of each linear layer, W x + (alpha / rank) B A x (LoRA, arXiv 2106.09685), while W stays frozen in
-4 bits (QLoRA, arXiv 2305.14314).
+x -> a+, and U2, (x, a-) -> a+: no RL, no reward model, and DPO with --pairs alone. Every iteration
+starts again from the base model, and the new adapter is p_{t+1}. Gradients reach only the low-rank
+matrices A and B of each linear layer, W x + (alpha / rank) B A x (LoRA, arXiv 2106.09685), while W
+stays frozen in 4 bits (QLoRA, arXiv 2305.14314).
 
-Reads   prompt completion [kind id] of each row.   Writes  a folder with a PEFT adapter.
+Reads   prompt completion [kind id] of each row; prompt chosen rejected of each pair.
+Writes  a folder with a PEFT adapter.
 
     python train.py --in sft.jsonl --out adapter/
 
@@ -26,6 +27,7 @@ the plain one):
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -39,19 +41,56 @@ from torch.utils.checkpoint import checkpoint
 import envs
 from nanoenvisions import adapters
 from nanoenvisions.families import own_attention, self_check, vocabulary_logits
-from nanoenvisions.memory import is_out_of_memory, total_memory
+from nanoenvisions.memory import is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
-from nanoenvisions.rows import encode, make_steps, split_wide
+from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
 HEAD_SLICE = 1024    # completion tokens whose logits exist at once: some 12 bytes each
 LONGEST_GRADIENT = 1.0  # longer ones are shortened to it, so that one odd row does no harm
 
 
-# ----------------------------------------------------------------------------------- Training --
+# ----------------------------------------------------------------------------------- The loss --
 
 def loss_sum(model, batch: dict) -> torch.Tensor:
-    """- sum over the completion tokens of log p(a_i | prompt, a_<i), in nats; a scalar.
+    """- sum over the completion tokens of log p(a_i | prompt, a_<i), in nats; a scalar."""
+    return -token_logprobs(model, batch).sum()
+
+
+def dpo_loss(model, batch: dict, beta: float) -> torch.Tensor:
+    """DPO (arXiv 2305.18290): the sum over pairs of branches (a+, a-) of the same prompt x of
+
+        - log sigma(beta [(log pi(a+|x) - log pi0(a+|x)) - (log pi(a-|x) - log pi0(a-|x))])
+
+    pi0 is this model with its adapter off: the base model, without a second copy of it.
+    """
+    lengths = [end - begin for *_, begin, end in batch["spans"]]
+
+    def logprobs():  # log pi(a | x), the sum over the tokens of a: [pairs, 2]
+        programs = token_logprobs(model, batch).split(lengths)
+        return torch.stack([program.sum() for program in programs]).view(-1, 2)
+    with torch.no_grad(), model.disable_adapter():
+        reference = logprobs()
+    better, worse = (logprobs() - reference).unbind(1)
+    return -F.logsigmoid(beta * (better - worse)).sum()
+
+
+def unlikelihood_loss(model, batch: dict) -> torch.Tensor:
+    """Unlikelihood (arXiv 1908.04319): - sum_i log p(a+_i) - sum_i log(1 - p(a-_i)), of the tokens
+    of a- from the first on that is not that of a+; what both begin with is not wrong.
+    """
+    spans, total = batch["spans"], 0.0
+    programs = token_logprobs(model, batch).split([end - begin for *_, begin, end in spans])
+    tokens = [batch["tokens"].flatten()[begin:end].tolist() for *_, begin, end in spans]
+    for pair in range(0, len(spans), 2):
+        same = len(os.path.commonprefix(tokens[pair:pair + 2]))
+        p_wrong = programs[pair + 1][same:].exp().clamp(max=1 - 1e-6)  # log 0 is no loss
+        total = total - programs[pair].sum() - torch.log1p(-p_wrong).sum()
+    return total
+
+
+def token_logprobs(model, batch: dict) -> torch.Tensor:
+    """log p(a_i | prompt, a_<i) of all completion tokens in a batch, in nats; [N].
 
     batch   what collate makes of some bins: tokens [bins, W], their positions and mask, and where
             each completion and its prompt lie in them
@@ -68,16 +107,18 @@ def loss_sum(model, batch: dict) -> torch.Tensor:
     states = hidden_states(base, batch).flatten(0, 1)[before]  # [bins, W, hidden] -> [N, hidden]
     target = batch["tokens"].flatten()[target]                 # [N]
 
-    def slice_loss(states, target):
+    def of_slice(states, target):
         logits = vocabulary_logits(base, states).float()
-        return F.cross_entropy(logits, target, reduction="sum")  # sum of -log softmax(logits)[a_i]
+        return -F.cross_entropy(logits, target, reduction="none")  # log softmax(logits)[a_i]
 
     if len(target) <= HEAD_SLICE:
-        return slice_loss(states, target)
+        return of_slice(states, target)
     # Logits of 1,024 tokens and 150,000 words are 2 GB: they are made again in the backward pass.
     slices = zip(states.split(HEAD_SLICE), target.split(HEAD_SLICE))
-    return sum(checkpoint(slice_loss, *one, use_reentrant=False) for one in slices)
+    return torch.cat([checkpoint(of_slice, *one, use_reentrant=False) for one in slices])
 
+
+# ----------------------------------------------------------------------------------- Training --
 
 def check_model(model, tokenizer):
     """Choose the attention, and fail unless our logits are those of a plain forward pass."""
@@ -119,25 +160,6 @@ def add_lora(model, args):
     return model
 
 
-def make_optimizer(masters, model, args):
-    """AdamW without weight decay; its moments in 8 bits where memory is short.
-
-    Moments are 8 bytes a parameter in float32 and 2 in 8 bits, but the step in 8 bits waits for the
-    GPU once a matrix. (For 7B, rank 16: 0.32 and 0.08 GB.)
-    """
-    kind = args.optimizer
-    if kind == "auto":
-        moments = 8 * sum(master.numel() for master in masters)
-        # of all memory, not of what is free now: started again, it must decide the same
-        room = total_memory(model.device) - model.get_memory_footprint()
-        short = model.device.type == "cuda" and moments > room / 20
-        kind = "adamw8bit" if short else "adamw"
-    if kind == "adamw8bit":
-        import bitsandbytes
-        return bitsandbytes.optim.AdamW8bit(masters, lr=args.learning_rate, weight_decay=0.0)
-    return torch.optim.AdamW(masters, lr=args.learning_rate, weight_decay=0.0, fused=True)
-
-
 def learning_rate_at(step: int, steps: int, warmup: float) -> float:
     """Linear warm-up, then linear decay to 0, as a factor.
 
@@ -147,25 +169,34 @@ def learning_rate_at(step: int, steps: int, warmup: float) -> float:
     return (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
 
 
-def train(model, steps, args) -> tuple[list[float], int]:
-    """Run all steps: (mean loss of each step in nats per completion token, tokens run)."""
+def completion_tokens(step) -> int:
+    return sum(len(ids) for sequence in step for ids in sequence["branches"])
+
+
+def train(model, steps, args, rate=None, loss_of=loss_sum, size_of=completion_tokens):
+    """Run all steps: (mean loss of each step in nats per completion token, tokens run).
+
+    rate      the highest learning rate; None: --learning-rate
+    size_of   what the loss of a step is the mean over
+    """
+    rate = rate or args.learning_rate
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Compute in bfloat16, but update float32 masters: small updates would round to nothing.
     masters = [p.detach().float() for p in parameters]
-    optimizer = make_optimizer(masters, model, args)
+    optimizer = make_optimizer(masters, model, args.optimizer)
     model.train()
     losses, tokens = [], 0
     bar = envs.progress(None, "train", total=len(steps))
     for number, step in enumerate(steps):
         for group in optimizer.param_groups:
-            group["lr"] = args.learning_rate * learning_rate_at(number, len(steps), args.warmup)
-        count = sum(len(ids) for sequence in step for ids in sequence["branches"])
+            group["lr"] = rate * learning_rate_at(number, len(steps), args.warmup)
+        count = size_of(step)
         width = max(args.width, max(map(size, step)))
         bins, per_micro = pack(step, width), max(1, args.micro_tokens // width)
         total = 0
         for start in range(0, len(bins), per_micro):  # gradients add up over micro-batches
             batch = collate(bins[start:start + per_micro], model.device)
-            loss = loss_sum(model, batch)
+            loss = loss_of(model, batch)
             (loss / count).backward()
             total += loss.detach()
             tokens += batch["tokens"].numel()
@@ -187,6 +218,15 @@ def train(model, steps, args) -> tuple[list[float], int]:
     return losses, tokens
 
 
+def train_on_pairs(model, steps, args):
+    """After the rows, pairs: DPO, whose loss is the mean over pairs, or unlikelihood."""
+    rate = args.pair_learning_rate or args.learning_rate / 10
+    if args.pair_loss == "unlikelihood":
+        return train(model, steps, args, rate, unlikelihood_loss)
+    return train(model, steps, args, rate, functools.partial(dpo_loss, beta=args.beta),
+                 size_of=lambda step: count_rows(step) // 2)
+
+
 # --------------------------------------------------------------------------------------- Main --
 
 def parse_args(argv=None):
@@ -196,6 +236,10 @@ def parse_args(argv=None):
     add("--in", dest="inputs", nargs="+", required=True, help="training rows, of select.py")
     add("--out", required=True, help="folder to write the adapter to; an older one is replaced")
     add("--model", help="hub name or folder; nothing means the embedded SmolLM2-135M")
+    add("--pairs", help="then, pairs to prefer or avoid; of select.py, prompt chosen rejected")
+    add("--pair-loss", choices=("dpo", "unlikelihood"), default="dpo", help="what pairs are for")
+    add("--beta", type=float, default=0.1, help="of DPO: the larger, the closer to the base model")
+    add("--pair-learning-rate", type=float, help="default: a tenth of --learning-rate")
     add("--adapter", help="train on from this one instead of from the base model")
     add("--bits", type=int, default=4, choices=(4, 16, 32), help="4: NF4; 16: bf16; 32: fp32")
     add("--rank", type=int, default=16, help="rank of the low-rank matrices; 8 to 64")
@@ -205,6 +249,7 @@ def parse_args(argv=None):
     add("--warmup", type=float, default=0.05, help="share of the steps in which the rate rises")
     add("--epochs", type=int, default=2, help="passes over the rows; 1 to 4")
     add("--min-steps", type=int, default=0, help="more passes over few rows, up to so many steps")
+    add("--steps", type=int, default=0, help="exactly so many, instead of --epochs and --min-steps")
     add("--batch-size", type=int, default=8, help="completions per optimiser step")
     add("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
     add("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
@@ -218,8 +263,9 @@ def parse_args(argv=None):
     add("--limit", type=int, help="read only the first so many rows of a file")
     add("--metrics", help="file to add this stage's counts to")
     args = parser.parse_args(argv)
-    least = {"rank": 1, "alpha": 1, "epochs": 1, "min_steps": 0, "batch_size": 1, "max_length": 2,
-             "width": 1, "micro_tokens": 1, "iteration": 0, "seed": 0, "limit": 1}
+    least = {"rank": 1, "alpha": 1, "epochs": 1, "min_steps": 0, "steps": 0,
+             "batch_size": 1, "max_length": 2, "width": 1, "micro_tokens": 1, "iteration": 0,
+             "seed": 0, "limit": 1}
     for name, lowest in least.items():
         value = getattr(args, name)
         if value is not None and not lowest <= value < 2 ** 32:
@@ -229,6 +275,12 @@ def parse_args(argv=None):
         envs.fail(f"--learning-rate is {args.learning_rate}, it must be above 0 and finite")
     if not 0 <= args.warmup <= 1:
         envs.fail(f"--warmup is {args.warmup}, it must be from 0 to 1")
+    if args.pairs and args.steps == 1:
+        envs.fail("--steps is 1, with --pairs it must be at least 2: half of them are theirs")
+    if args.beta <= 0 or args.pair_learning_rate is not None and args.pair_learning_rate <= 0:
+        envs.fail("--beta and --pair-learning-rate must be above 0")
+    if args.steps:  # no pass need be whole: another method's many rows get no more steps than few
+        args.epochs, args.min_steps = 0, args.steps
     return args
 
 
@@ -239,20 +291,31 @@ def main(argv=None):
         check=lambda row: None if row["prompt"] else '"prompt" is empty (write the question)')]
     if args.adapter and not os.path.exists(os.path.join(args.adapter, "adapter_config.json")):
         envs.fail(f"{args.adapter}: no adapter there (leave --adapter away for the base model)")
-    envs.protect_inputs([args.metrics], args.inputs)
-    adapters.claim(args.out, inputs=[*args.inputs, args.adapter, args.model], metrics=args.metrics)
+    pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
+                            allow_empty=True) if args.pairs else []
+    envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
+    adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
+                   metrics=args.metrics)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     sequences = split_wide(encode(rows, tokenizer, args.max_length),
                            args.batch_size, args.max_length)
     if not sequences:
         envs.fail(f"{args.inputs[0]}: every prompt has {args.max_length} tokens or more "
                   "(raise --max-length)")
-    steps = make_steps(sequences, args.batch_size, args.epochs, args.min_steps, args.seed)
+    pairs = encode_pairs(pairs, tokenizer, args.max_length)
+    half = args.steps // 2 if pairs else 0
+    batches = functools.partial(make_steps, batch_size=args.batch_size, epochs=args.epochs,
+                                seed=args.seed)
+    steps = batches(sequences, min_steps=args.min_steps - half)
+    pair_steps = batches(pairs, min_steps=half) if pairs else []
     try:
         check_model(model, tokenizer)
         torch.manual_seed(args.seed)
         model = add_lora(model, args)
         losses, tokens = train(model, steps, args)
+        if pairs:
+            pair_losses, more = train_on_pairs(model, pair_steps, args)
+            tokens += more
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -266,6 +329,10 @@ def main(argv=None):
               "rows": len(rows), "steps": len(steps), "tokens": tokens,
               "tokens_per_second": round(tokens / seconds), "loss_first": round(losses[0], 4),
               "loss": round(sum(tail) / len(tail), 4)}
+    if pairs:
+        counts |= {"pairs": len(pairs), "steps": len(steps) + len(pair_steps),
+                   "pair_loss_first": round(pair_losses[0], 4),
+                   "pair_loss": round(pair_losses[-1], 4)}
     if torch.cuda.is_available():
         counts["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     envs.add_metrics(args.metrics, counts)  # first: a stage whose output stands is not run again

@@ -17,7 +17,8 @@ HERE = Path(__file__).resolve().parent.parent  # the repository
 WRITTEN_BY = {"question": "envs.py", "answer": "envs.py", "program": "explore.py",
               "candidate": "explore.py", "iteration": "explore.py", "source": "explore.py",
               "logprob": "explore.py", "reference": "refine.py", "reward": "reward.py",
-              "self_reward": "reward.py", "prompt": "select.py", "completion": "select.py"}
+              "self_reward": "reward.py", "prompt": "select.py", "completion": "select.py",
+              "chosen": "select.py", "rejected": "select.py"}
 
 
 def is_number(value) -> bool:
@@ -30,7 +31,8 @@ TEXT = ("a string", lambda value: isinstance(value, str))
 COUNT = ("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
 NUMBER = ("a finite number", is_number)
 FIELD_RULES = {"id": TEXT, "env": TEXT, "question": TEXT, "program": TEXT, "reference": TEXT,
-               "source": TEXT, "prompt": TEXT, "completion": TEXT, "iteration": COUNT,
+               "source": TEXT, "prompt": TEXT, "completion": TEXT, "chosen": TEXT,
+               "rejected": TEXT, "iteration": COUNT,
                "candidate": COUNT, "tokens": COUNT, "logprob": NUMBER, "self_reward": NUMBER,
                "level": NUMBER,
                "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}

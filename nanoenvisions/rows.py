@@ -15,22 +15,31 @@ def encode(rows, tokenizer, max_length: int) -> list[dict]:
 
     Completions end with the end token: that is how a model learns to stop. They are cut at
     max_length tokens, prompt included; rows whose prompt alone is that long are left out.
+    Rows with a field "pair" have one sequence per pair instead.
     """
     sequences, left_out = {}, 0
     for row in rows:
         prompt = row["prompt"]
-        if prompt not in sequences:
-            sequences[prompt] = {"root": token_ids(tokenizer, [prompt])[0], "branches": []}
-        room = max_length - len(sequences[prompt]["root"])
+        name = row.get("pair", prompt)
+        if name not in sequences:
+            sequences[name] = {"root": token_ids(tokenizer, [prompt])[0], "branches": []}
+        room = max_length - len(sequences[name]["root"])
         if room <= 0:
             left_out += 1
             continue
         ids = completion_ids(tokenizer, prompt, row["completion"]) + [tokenizer.eos_token_id]
-        sequences[prompt]["branches"].append(ids[:room])
+        sequences[name]["branches"].append(ids[:room])
     if left_out:
         print(f"train: {left_out} rows left out, their prompts have {max_length} tokens or more "
               "(--max-length)")
     return [sequence for sequence in sequences.values() if sequence["branches"]]
+
+
+def encode_pairs(pairs, tokenizer, max_length: int) -> list[dict]:
+    """One sequence per pair of the same prompt: {"root": x, "branches": [a+, a-]}."""
+    return encode([{"prompt": pair["prompt"], "completion": pair[side], "pair": number}
+                   for number, pair in enumerate(pairs) for side in ("chosen", "rejected")],
+                  tokenizer, max_length)
 
 
 def split_wide(sequences, most_completions: int, widest: int) -> list[dict]:
@@ -59,6 +68,7 @@ def make_steps(sequences, batch_size: int, epochs: int, min_steps: int, seed: in
     step takes rows of the next pass where one ends, so only the last step can be smaller; and no
     step is larger than a pass.
     Example: 3 rows, batch_size 8, 2 epochs, min_steps 5: five steps of all 3 rows.
+    0 epochs: exactly min_steps steps, all of them full.
     """
     rng, order, steps, step = random.Random(seed), list(sequences), [], []
     batch_size = min(batch_size, count_rows(sequences))

@@ -31,6 +31,8 @@ def add_arguments(parser):
     add("--temperature", type=float, default=0.7, help="0.6-0.8 for small models, to 1 for large")
     add("--top-p", type=float, default=0.95, help="keep the most likely tokens that hold this mass")
     add("--max-new-tokens", type=int, default=96, help="longer programs are cut off")
+    add("--rescore", action="store_true",
+        help="logprob given the question alone, without examples or draft (a forward pass more)")
     add("--few-shot", action="store_true", help="put examples before the question (iteration 0)")
     add("--batch-size", type=int, default=512, help="rows written together: what a kill can lose")
     add("--slots", type=int, default=256, help="rows decoded at once (fewer when memory is short)")
@@ -62,12 +64,12 @@ def read_items(args, stage: str, require, complaint) -> list[dict]:
 
 
 def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_record,
-                   plain=None, amend=lambda model, tokenizer, records: None):
+                   plain=None, amend=None):
     """Sample for every item and write the records batch by batch, so that a killed run continues.
 
     make_prompt(item, k), make_record(item, k)  of the k-th sample of an item
     plain                                       a sampler to use instead of the fast one
-    amend(model, tokenizer, records)            may change a batch before it is written
+    amend(model, tokenizer, records)            to change a batch before it is written
 
     A batch is what a kill can lose. Batches are fixed by the input alone, because rounding depends
     on what is computed together, and a continued run must end with the same file.
@@ -100,7 +102,8 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 lines.append(make_record(items[i], k) | {
                     "program": parse_program(text), "logprob": round(logprob, 6),
                     "tokens": count})
-            amend(model, tokenizer, lines)
+            if amend:
+                amend(model, tokenizer, lines)
             out.write(*lines)
             records += lines
         bar.close()

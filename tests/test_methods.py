@@ -1,140 +1,21 @@
-"""run.sh, METHOD by METHOD: what each does and leaves out, and that adapters are handed on.
-
-Seen in the files of finished runs: two iterations on the tiny model, in a warm Python.
-"""
+"""run.sh, METHOD by METHOD: what each does and leaves out, and that adapters are handed on."""
 import collections
-import functools
 import json
-import os
-import subprocess
 
 import pytest
-from conftest import ROOT
+from runs import (K0, TASKS, K, best_first, check_stages, learned, most, read, right, run, same, samples, solved, stage,  # noqa: F401
+                  start, teacher_file)
 
 import envs
 
-TEMPLATES = {  # like what the tiny model was taught; its guess is right about once in nine
-    "lists": {"name": list("ABCDEFGH")},
-    "templates": [{"id": "hidden", "steps": 1, "answer": "a + b",
-                   "texts": ["{name} How many?", "{name} had some nuts. How many?"],
-                   "numbers": {"a": [1, 8], "b": [1, 8]}, "where": "a + b > 4 and a + b < 7"}]}
-K, K0, TASKS = 10, 24, 8
-SETTINGS = {"ITERS": "2", "NUM_TRAIN": str(TASKS), "NUM_TEST": "4", "NUM_SAMPLES": str(K),
-            "NUM_SAMPLES_0": str(K0), "SEED": "3", "TEMPERATURE_0": "0.9", "TEMPERATURE": "1.2",
-            "MAX_NEW_TOKENS": "20", "AGAIN": "0.5", "FEW_SHOT": "0.4", "N1": "1", "N2": "1",
-            "EPOCHS": "2", "MIN_STEPS": "9", "LEARNING_RATE": "5e-3", "BITS": "32",
-            "SELECT_FLAGS": "--reuse --n3 1"}
 METHODS = ["envisions", "star", "rft", "no-refine", "no-pool", "no-mistakes", "no-ranking"]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory, tiny_model, warm_python):
-    """start(out, "rft", BUDGET="equal"): run.sh with these settings."""
-    templates = tmp_path_factory.mktemp("data") / "templates.json"
-    templates.write_text(json.dumps(TEMPLATES))
-
-    def start(out, method, **settings):
-        done = subprocess.run(["bash", "run.sh"], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=300, env={
-            **os.environ, **SETTINGS, "SETUP": "0", "PYTHON": warm_python, "MODEL": tiny_model,
-            "MAKE_FLAGS": f"--templates {templates}", "OMP_NUM_THREADS": "1", "METHOD": method,
-            "OUT": str(out), **settings})
-        assert done.returncode == 0, done.stdout
-    return start
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, start):
-    """run("rft", BUDGET="equal") -> folder of that run, made when first asked for."""
-    @functools.cache
-    def run(method, **settings):
-        out = tmp_path_factory.mktemp("methods") / method
-        start(out, method, **settings)
-        return out
-    return run
-
-
-@pytest.fixture(scope="module")
-def stage(warm_python, tiny_model):
-    """A stage started by hand, with the run's general settings."""
-    def stage(name, *flags):
-        done = subprocess.run([warm_python, f"{name}.py", *map(str, flags), "--seed", "3"]
-                              + ["--model", tiny_model, "--bits", "32"], cwd=ROOT, text=True,
-                              capture_output=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-    return stage
-
-
-def read(out, name):
-    return envs.read_jsonl(out / f"{name}.jsonl", allow_empty=True)
-
-
-def same(out, other, *names) -> bool:
-    return all((out / f"{name}.jsonl").read_bytes() == (other / f"{name}.jsonl").read_bytes()
-               for name in names)
-
-
-def right(out, t) -> set:
-    """(id, completion) of each right program of iteration t, as it is learned from."""
-    return {(record["id"], envs.completion(envs.ENVS["math"].tidy(record)))
-            for record in read(out, f"iter{t}/rewarded") if record["reward"]}
-
-
-def learned(out, t, kind="solve") -> list:
-    return [(row["id"], row["completion"]) for row in read(out, f"iter{t}/sft")
-            if row["kind"] == kind]
-
-
-def most(names) -> int:
-    return max(collections.Counter(names).values())
-
-
-def solved(out, name) -> set:
-    return {record["id"] for record in read(out, name) if record["reward"]}
-
-
-def best_first(out, t) -> bool:
-    """Whether U1 of every task holds its likeliest right programs, U2 its likeliest wrong ones."""
-    prompts = {row["prompt"] for row in read(out, f"iter{t}/sft")}
-    solutions, verdicts = set(learned(out, t)), []
-    pool = sorted(read(out, f"iter{t}/pool"), key=lambda record: -record["self_reward"])
-    for task in {name for name, _ in solutions}:
-        mine = [record for record in pool if record["id"] == task]
-        taught = [(task, envs.completion(record["program"])) in solutions
-                  for record in mine if record["reward"]]
-        shown = [envs.refine_prompt(record, record["program"]) in prompts
-                 for record in mine if not record["reward"]]
-        verdicts += [some == sorted(some, reverse=True) for some in (taught, shown)]
-    return all(verdicts)
-
-
-def samples(out, t) -> set:
-    """How many programs each task was explored with, and how many of them were rewritten."""
-    counts = {}
-    for place, name in enumerate(("explored", "refined")):
-        for record in read(out, f"iter{t}/{name}"):
-            counts.setdefault(record["id"], [0, 0])[place] += 1
-    return set(map(tuple, counts.values()))
 
 
 # -------------------------------------------------------------------------------- Every METHOD --
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_counts_each_stage_once_and_in_order(run, method):
-    """No row twice, none lost: star explores greedily, which is not an evaluation."""
-    rows = envs.read_jsonl(run(method) / "metrics.jsonl")
-    refines = method not in ("star", "rft", "no-refine")
-    expected = []
-    for t in (0, 1):
-        refine = [("refine", t)] * (refines and t == 1)  # the base model does not rewrite
-        expected += [("eval-explore", t), ("eval", t), ("explore", t), *refine,
-                     ("reward", t), ("select", t), ("train", t)]
-    expected += [("eval-explore", 2), ("eval", 2)]
-    assert [(row["stage"], row["iteration"]) for row in rows] == expected
-    assert all(row["num"] == 4 for row in rows if row["stage"] == "eval")
-    for row in rows:
-        if row["stage"] == "train":
-            assert row["rows"] == len(read(run(method), f"iter{row['iteration']}/sft")) > 0
+    check_stages(run(method), refines=method not in ("star", "rft", "no-refine"))
 
 
 def test_envisions_has_all_parts(run):
@@ -211,6 +92,52 @@ def test_an_equal_budget_samples_as_many_programs_as_envisions_does(run):
     for method in ("rft", "no-refine"):
         out = run(method, BUDGET="equal")
         assert samples(out, 0) == {(K0, 0)} and samples(out, 1) == {(2 * K, 0)}
+
+
+def test_an_equal_budget_gives_star_a_choice(run):
+    """2K programs where envisions rewrites, of which it learns the likeliest right one."""
+    out = run("star", BUDGET="equal")
+    assert samples(out, 0) == {(K0, 0)} and samples(out, 1) == {(2 * K, 0)}
+    for t in (0, 1):
+        assert most(name for name, _ in learned(out, t)) == 1 and not learned(out, t, "refine")
+        assert set(learned(out, t)) <= right(out, t)
+        assert {name for name, _ in learned(out, t)} == solved(out, f"iter{t}/rewarded")
+
+
+def test_steps_are_the_same_for_every_method(run):
+    for method in ("envisions", "rft"):
+        steps = [row["steps"] for row in read(run(method, STEPS="5"), "metrics")
+                 if row["stage"] == "train"]
+        assert steps == [5, 5]
+
+
+def test_the_last_adapter_may_be_trained_on(run, stage, tmp_path):
+    """START=last: iteration 0 as ever; iteration 1 goes on from its adapter, here by hand."""
+    out, name = run("envisions", START="last"), "adapter/adapter_model.safetensors"
+    assert same(out, run("envisions"), "iter0/eval", "iter1/eval", "iter1/sft")
+    for t, start in ((0, ()), (1, ("--adapter", out / "iter0/adapter"))):
+        stage("train", "--in", out / f"iter{t}/sft.jsonl", "--out", tmp_path / f"{t}/adapter",
+              "--epochs", 2, "--min-steps", 9, "--learning-rate", 5e-3, *start)
+        assert (tmp_path / f"{t}" / name).read_bytes() == (out / f"iter{t}" / name).read_bytes()
+    assert (run("envisions") / "iter1" / name).read_bytes() != (out / "iter1" / name).read_bytes()
+
+
+def test_all_programs_may_be_judged_on_the_same_probability(run):
+    """RESCORE=1: equal programs of a task and an iteration have one r, however they came about."""
+    for out, same_r in ((run("envisions", RESCORE="1"), True), (run("envisions"), False)):
+        rs = collections.defaultdict(set)
+        for name in ("explored", "refined"):
+            for record in read(out, f"iter1/{name}"):
+                rs[record["id"], record["program"]].add(record["logprob"])
+        assert all(max(group) - min(group) < 1e-4 for group in rs.values()) == same_r
+
+
+def test_more_samples_and_fewer_tasks_by_the_iteration(run):
+    """MORE_SAMPLES=3: K + 3 in iteration 1. MOST_TASKS=5 of 8: in iteration 1 the other 3 first."""
+    out = run("no-refine", MORE_SAMPLES="3", MOST_TASKS="5", AGAIN="1")
+    assert samples(out, 0) == {(K0, 0)} and samples(out, 1) == {(K + 3, 0)}
+    first, second = ({task["id"] for task in read(out, f"iter{t}/tasks")} for t in (0, 1))
+    assert len(first) == len(second) == 5 and len(first | second) == TASKS
 
 
 # ------------------------------------------------------------------- What stages are handed on --

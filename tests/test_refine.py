@@ -107,6 +107,20 @@ def test_rescore_measures_the_rewrite_given_the_question_alone(run, tiny):
     assert [r["logprob"] for r in plain] != [r["logprob"] for r in rescored]
 
 
+def test_explore_rescores_what_had_examples(tmp_path, tiny_model):
+    """r = log p(a | x) with the examples gone; without the flag it is that after them."""
+    (tmp_path / "in").write_text("".join(envs.dump(record) for record in CANDIDATES[::4]))
+    rs = {}
+    for flags in ((), ("--rescore",)):
+        out = tmp_path / f"out{len(flags)}"
+        explore.main(["--in", f"{tmp_path}/in", "--out", str(out), "--model", tiny_model, "--bits",
+                      "32", "--few-shot", "--num-samples", "3", *flags])
+        rs[flags] = envs.read_jsonl(out)
+    plain, rescored = rs.values()
+    assert [r["program"] for r in plain] == [r["program"] for r in rescored]
+    assert all(abs(a["logprob"] - b["logprob"]) > 1e-3 for a, b in zip(plain, rescored))
+
+
 def test_limit_and_surrogates(run):
     strange = [CANDIDATES[0] | {"program": "return '\ud800'"}, *CANDIDATES[1:]]
     records = run(strange, "--limit", 2, "--rescore")

@@ -70,6 +70,29 @@ def test_solved_tasks_need_not_be_explored_again(tmp_path):
     assert letters(everything) == "abc"  # there is nothing else to do
 
 
+def test_the_most_needy_tasks_are_explored_first(tmp_path):
+    """a and b were explored in iteration 0, c and d in 1: d never solved then; e and f never."""
+    shares = {"a": (0, [1, 1]), "b": (0, [0, 1]), "c": (1, [0, 1, 1]), "d": (1, [0, 0])}
+    files = []
+    for t in (0, 1):
+        files.append(tmp_path / f"rewarded{t}.jsonl")
+        files[-1].write_text("".join(envs.dump({"id": name, "iteration": when, "reward": reward})
+                                     for name, (when, rewards) in shares.items() if when == t
+                                     for reward in rewards))
+    files[1].write_text(files[1].read_text() + "".join(
+        envs.dump({"id": "g", "iteration": 1, "reward": 1}) for _ in range(2)))
+    files[0].write_text(files[0].read_text() + envs.dump({"id": "g", "iteration": 0, "reward": 0}))
+
+    def most(number):
+        return letters(schedule(tmp_path, named("abcdefg"), "", "--history", *files,
+                                "--most", number))
+    assert [most(n) for n in (2, 3, 4, 5, 6, 7)] == ["ef", "bef", "abef", "abdef", "abcdef",
+                                                     "abcdefg"]
+    assert most(1) in "ef" and most(100) == "abcdefg"
+    some = {letters(schedule(tmp_path, named("abcdefgh"[:n]), "", "--most", 2)) for n in range(3, 9)}
+    assert len(some) > 1 and some != {"ab"}  # by chance, not those that come first in the file
+
+
 def test_tasks_of_a_round_belong_to_its_iteration(tmp_path):
     tasks = [{"id": "a", "round": 0}, {"id": "b", "round": 1}, {"id": "c"}]
     assert letters(schedule(tmp_path, tasks, "")) == "bc"
@@ -86,4 +109,7 @@ def test_what_cannot_be_scheduled_is_one_line(tmp_path):
     for share in ("2", "-0.1", "nan", "many"):
         done = run_stage("envs", *flags, tmp_path / "out", "--again", share)
         assert done.returncode == 2 and "--again" in done.stderr
+    for most in ("0", "-1", "x"):
+        done = run_stage("envs", *flags, tmp_path / "out", "--most", most)
+        assert done.returncode == 2 and "--most" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ import transformers
 import envs
 import train
 from nanoenvisions import adapters
+from nanoenvisions import memory as memory_module
 from nanoenvisions import rows as row_module
 from nanoenvisions.families import complaint, own_attention
 from nanoenvisions.model import add_adapter, load_model
@@ -207,6 +208,8 @@ def test_every_row_is_seen_once_an_epoch():
     ((1,) * 9, 4, 1, 3, [4, 4, 1]),            # enough already
     ((1,) * 9, 4, 1, 7, [4] * 7),              # exactly so many
     ((3, 3), 4, 1, 5, [6] * 5),                # a prompt's completions stay together
+    ((1,) * 9, 4, 0, 2, [4, 4]),               # exactly so many, less than a pass
+    ((1,) * 9, 4, 0, 5, [4] * 5),              # and more than two
 ])
 def test_the_number_of_steps(counts, batch_size, epochs, min_steps, wanted):
     steps = train.make_steps(sequences_of(*counts), batch_size, epochs, min_steps, seed=0)
@@ -334,7 +337,8 @@ def test_which_rows_are_read(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("flags, steps", [
     (("--epochs", 3), 3), (("--epochs", 3, "--batch-size", 2), 8), (("--min-steps", 6), 6),
-    (("--epochs", 2, "--batch-size", 1), 10), (("--epochs", 9, "--min-steps", 6), 9)])
+    (("--epochs", 2, "--batch-size", 1), 10), (("--epochs", 9, "--min-steps", 6), 9),
+    (("--steps", 3, "--epochs", 9, "--min-steps", 6), 3), (("--steps", 11, "--batch-size", 2), 11)])
 def test_flags_that_set_the_number_of_steps(tmp_path, tiny_model, flags, steps):
     """Five different prompts, so that a step can have any number of rows."""
     rows = [(f"Question: {i}?\n```python\n", "return 1\n```") for i in range(5)]
@@ -373,11 +377,11 @@ def test_a_short_memory_takes_moments_in_8_bits(tiny_model, monkeypatch):
                              "get_memory_footprint": lambda self: 4.2e9})()
     masters = [torch.empty(40_000_000, requires_grad=True)]
     for memory, name in ((8e9, "AdamW8bit"), (24e9, "AdamW")):
-        monkeypatch.setattr(train, "total_memory", lambda device: memory)
-        assert type(train.make_optimizer(masters, gpu, arguments())).__name__ == name
+        monkeypatch.setattr(memory_module, "total_memory", lambda device: memory)
+        assert type(train.make_optimizer(masters, gpu, "auto")).__name__ == name
     gpu.device = torch.device("cpu")
-    monkeypatch.setattr(train, "total_memory", lambda device: 4.5e9)
-    assert type(train.make_optimizer(masters, gpu, arguments())).__name__ == "AdamW"
+    monkeypatch.setattr(memory_module, "total_memory", lambda device: 4.5e9)
+    assert type(train.make_optimizer(masters, gpu, "auto")).__name__ == "AdamW"
 
 
 def test_a_diverging_loss_is_no_adapter(tmp_path, tiny_model):
