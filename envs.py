@@ -53,7 +53,7 @@ from nanoenvisions.web import Web
 
 def ran(record: dict) -> bool:
     """Whether a rewarded program ran to its end: only then nothing in it can have failed."""
-    return record.get("outcome", "correct") in ("correct", "wrong") and not record.get("judged")
+    return not record.get("judged") and record.get("outcome", "correct") in ("correct", "wrong")
 
 
 class Math(Environment):

@@ -25,7 +25,7 @@ FAULTS = {
          'stage = "explore" if args.eval', "metrics_count"),
         ("--iteration is not recorded", '{"iteration": args.iteration,', '{"iteration": 0,',
          "record_grows"),
-        ("--plain is as fast as ever", "generate_plain if args.plain else None", "plain=None",
+        ("--plain is as fast as ever", "generate_plain if args.plain else None", "None",
          "plain_gives"),
         ("the plain sampler's r is that of a warm model", "total += logprobs[a[-1]].item()",
          "total += (logprobs / temperature).log_softmax(-1)[a[-1]].item()", "plain_gives")],
