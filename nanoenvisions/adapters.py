@@ -82,7 +82,7 @@ def places(out) -> tuple[Path, Path, Path]:
     return out, out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.old")
 
 
-def check(out):
+def protect(out):
     """Fail, in one line, if a place that will be written holds anything but an adapter."""
     if Path(out).name in ("", ".."):  # ".", "/", "a/.."
         fail(f"--out {out}: not a name for a new folder (give one, such as adapter)")
@@ -101,7 +101,7 @@ def claim(out, inputs=(), metrics=None):
 
     inputs, metrics: paths that are read or written beside it, and that must not lie in it
     """
-    check(out)
+    protect(out)
     folder, part, _ = places(out)
     used = [path for path in inputs if path and os.path.exists(path)]
     for path in used + ([metrics] if metrics else []):
@@ -119,7 +119,7 @@ def save(model, base: str, out):
     """Write the adapter of a PEFT model to OUT.part. base: the name of the model it belongs to."""
     from safetensors import SafetensorError
     folder, part, _ = places(out)
-    check(out)  # again: training took a while
+    protect(out)  # again: training took a while
     try:
         if part.exists():
             remove(part)
@@ -135,7 +135,7 @@ def save(model, base: str, out):
 def put_in_place(out):
     """OUT.part becomes OUT; an older adapter is removed once the new one stands."""
     folder, part, old = places(out)
-    check(out)
+    protect(out)
     try:
         if folder.exists():
             if old.exists():  # a run was killed while it removed it

@@ -57,7 +57,7 @@ def pool_counts(records, kept, before, pool) -> dict:
 
 # ------------------------------------------------------------------------- Rewarded programs --
 
-def share(records) -> dict:
+def tally(records) -> dict:
     """{"num": 4, "correct": 1, "share": 0.25}"""
     correct = sum(record["reward"] for record in records)
     return {"num": len(records), "correct": correct,
@@ -84,13 +84,13 @@ def metrics_row(records, seconds: float, is_eval: bool) -> dict:
     For an evaluation also the accuracy, over all tasks and per group.
     """
     row = {"stage": "eval" if is_eval else "reward", "iteration": records[0].get("iteration", 0),
-           "seconds": round(seconds, 1), **share(records),
+           "seconds": round(seconds, 1), **tally(records),
            "tasks": len({record["id"] for record in records}), "tasks_solved": solved(records),
            "outcomes": dict(collections.Counter(record["outcome"] for record in records)),
-           "by_source": {source: {**share(group), "tasks_solved": solved(group)}
+           "by_source": {source: {**tally(group), "tasks_solved": solved(group)}
                          for source, group in grouped(records, "source").items()}}
     if is_eval:
         row["accuracy"] = row["share"]
-        row["by_group"] = {name: {"accuracy": share(group)["share"], "num": len(group)}
+        row["by_group"] = {name: {"accuracy": tally(group)["share"], "num": len(group)}
                            for name, group in sorted(grouped(records, "group").items())}
     return row

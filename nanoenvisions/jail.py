@@ -107,7 +107,7 @@ class Jail:
         self.readable = [os.open(path, os.O_PATH) for path in READABLE
                          if self.abi and os.path.exists(path)]
         self.landlock = bool(self.abi) and self.works(
-            lambda: check(system_call(RESTRICT_SELF, self.make_ruleset(self.base), 0)))
+            lambda: must(system_call(RESTRICT_SELF, self.make_ruleset(self.base), 0)))
         code = seccomp_filter(files=self.landlock)
         self.code = ctypes.create_string_buffer(code, len(code))  # read at every child's entry
         self.filter = struct.pack("@HP", len(code) // 8, ctypes.addressof(self.code))
@@ -182,13 +182,13 @@ class Jail:
             # the effective one still reads what root owns; without capabilities it can do no more.
             with contextlib.suppress(OSError):
                 os.setresuid(60_000 + os.getpid() % 5_000, 0, 0)
-            check(self.set_capabilities(NO_CAPABILITIES, bytes(24)))
+            must(self.set_capabilities(NO_CAPABILITIES, bytes(24)))
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the server dies, so does the child
         if os.getppid() != self.server:
             os._exit(1)
-        check(prctl(PR_SET_NO_NEW_PRIVS, 1))
+        must(prctl(PR_SET_NO_NEW_PRIVS, 1))
         if self.landlock:
-            check(system_call(RESTRICT_SELF, ruleset, 0))
+            must(system_call(RESTRICT_SELF, ruleset, 0))
         null = os.open(os.devnull, os.O_RDWR)
         for old, new in ((null, 0), (null, 1), (null, 2), (pipe, RESULT_FD)):
             os.dup2(old, new)
@@ -208,19 +208,19 @@ class Jail:
         every_right = (1 << (13, 14, 15, 15, 16)[min(self.abi, 5) - 1]) - 1
         attributes = struct.pack("=QQQ", every_right, 0b11, 0b11)  # files; TCP; sockets, signals
         attributes = attributes[:8 if self.abi < 4 else 16 if self.abi < 6 else 24]
-        ruleset = check(system_call(CREATE_RULESET, attributes, len(attributes), 0))
+        ruleset = must(system_call(CREATE_RULESET, attributes, len(attributes), 0))
         here = os.open(folder, os.O_PATH)
         for fd, rights in [*((fd, READ) for fd in self.readable), (here, SCRATCH & every_right)]:
             kind = os.fstat(fd).st_mode
             if not stat.S_ISDIR(kind):
                 rights = READ_FILE | WRITE_FILE if stat.S_ISCHR(kind) else READ_FILE
-            check(system_call(ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, fd), 0))
+            must(system_call(ADD_RULE, ruleset, 1, struct.pack("=Qi", rights, fd), 0))
         os.close(here)
         return ruleset
 
     def confine_calls(self):
         """seccomp: allow what an ordinary program needs; the rest is "operation not permitted"."""
-        check(prctl(PR_SET_SECCOMP, 2, self.filter))
+        must(prctl(PR_SET_SECCOMP, 2, self.filter))
 
 
 # ------------------------------------------------------------------------ the kernel's interface --
@@ -250,7 +250,7 @@ def prctl(option, *values) -> int:
                                 for word in words))
 
 
-def check(result: int) -> int:
+def must(result: int) -> int:
     if result < 0:
         raise OSError(ctypes.get_errno(), f"no confinement: {os.strerror(ctypes.get_errno())}")
     return result

@@ -77,14 +77,14 @@ def next_template(templates: list, group: str, index: int, name: str) -> dict:
     every = [one for one in templates if one.get("held_out", False) == held_out]
     if not every:
         raise LookupError(f'no template of the group "{group}"')
-    steps, pool = group, every
+    steps, fitting = group, every
     if group != "new formula":
         steps = STEPS_MIX[index % len(STEPS_MIX)]
-        pool = [one for one in every if one["steps"] == steps] or every
+        fitting = [one for one in every if one["steps"] == steps] or every
         turns, place = divmod(index, len(STEPS_MIX))
         index = turns * STEPS_MIX.count(steps) + STEPS_MIX[:place].count(steps)
-    turn, place = divmod(index, len(pool))
-    return random.Random(f"{name} {steps} {turn}").sample(pool, len(pool))[place]
+    turn, place = divmod(index, len(fitting))
+    return random.Random(f"{name} {steps} {turn}").sample(fitting, len(fitting))[place]
 
 
 def evaluate(expression: str, numbers: dict):

@@ -98,15 +98,15 @@ def draw_theory(rng, size: tuple, semantics: str, words: dict) -> tuple:
         subjects = ["the " + things.pop() for _ in subjects]
     # properties, all different: the chain's, one for each fact and each rule, two spare ones
     adjectives = rng.sample(words["adjectives"], depth + facts + rules + 3)
-    pool = [("is", word) for word in adjectives]
+    parts = [("is", word) for word in adjectives]
     if pronto:  # kinds lead to kinds, and aside to adjectives
-        pool[:depth + 1] = [("is a", kind) for kind in rng.sample(words["kinds"], depth + 1)]
+        parts[:depth + 1] = [("is a", kind) for kind in rng.sample(words["kinds"], depth + 1)]
     elif relations:
         pairs = [(verb, thing) for verb in words["verbs"] for thing in things]
         rng.shuffle(pairs)
-        pool = [pairs.pop() if pairs and rng.random() < 0.5 else part for part in pool]
-    pool = [(*part, closed or part[0] == "is a" or rng.random() < 0.7) for part in pool]
-    chain, rest = pool[:depth + 1], pool[depth + 1:]
+        parts = [pairs.pop() if pairs and rng.random() < 0.5 else part for part in parts]
+    parts = [(*part, closed or part[0] == "is a" or rng.random() < 0.7) for part in parts]
+    chain, rest = parts[:depth + 1], parts[depth + 1:]
     sides, fresh = rest[:facts], rest[facts:]
 
     known = [(subjects[0], chain[0])]

@@ -32,9 +32,9 @@ def tidy(program: str, ran: bool = True) -> str:
             tree = parse(program)
             if tree is None:
                 break
-            before, size = local_names(tree), count(tree)
+            before, nodes = local_names(tree), count(tree)
             if clean(tree) and keeps_scopes(tree, before):
-                changed = count(tree) != size and states_answer(tree)
+                changed = count(tree) != nodes and states_answer(tree)
                 return keep_lines(program, tree) if changed else program
     except (RecursionError, MemoryError, ValueError):  # too deep, or numbers too long to write
         pass
@@ -95,11 +95,11 @@ def sweep(tree) -> bool:
     """Take out of the tree what does nothing; False if that cannot be known, or takes too long."""
     for _ in range(ROUNDS):
         cut(tree)
-        facts, size = Facts(tree), count(tree)
+        facts, nodes = Facts(tree), count(tree)
         if not facts.simple:
             return False
         drop(tree, facts, set())
-        if count(tree) == size:
+        if count(tree) == nodes:
             return True
     return False
 

@@ -130,8 +130,8 @@ class Web(Environment):
         names = names + unseen * (args.split == "test")
         for name in names:
             require_page(name)
-        pool = self.SEEDS[args.split]
-        seeds = iter(random.Random(f"{args.split} {args.seed}").sample(pool, len(pool)))
+        owned = self.SEEDS[args.split]
+        seeds = iter(random.Random(f"{args.split} {args.seed}").sample(owned, len(owned)))
         tasks = []
         for number in progress(range(args.num * args.rounds), "web pages"):
             name = names[number % len(names)]  # as many of each as possible

@@ -185,6 +185,21 @@ def test_the_groups_have_their_shares(unseen, new_formula, counts):
     assert tuple(map(groups.count, ("known", "unseen", "new formula"))) == counts
 
 
+def test_each_turn_has_an_order_of_its_own():
+    every = [{"id": name, "held_out": "formula"} for name in "abcdef"]
+    names = [templates.next_template(every, "new formula", index, "0 test")["id"] for index in range(30)]
+    turns = ["".join(names[start:start + 6]) for start in range(0, 30, 6)]
+    assert all(sorted(turn) == list("abcdef") for turn in turns) and len(set(turns)) > 1
+
+
+def test_two_people_have_two_names():
+    template = {"texts": ["{girl} gives {girl2} {a}."], "numbers": {"a": [1, 9]}, "answer": "a + 20"}
+    for seed in range(30):
+        question, *_ = templates.fill_template(template, {"girl": ["Ann", "Bea", "Cid"]}, random.Random(seed))
+        giver, _, taker, _ = question.split()
+        assert giver != taker
+
+
 def test_examples_run_and_their_drafts_are_faulty():
     examples = envs.ENVS["math"].examples({})
     for example, answer in zip(examples, (9, 65, 9, 35, 40), strict=True):
