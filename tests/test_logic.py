@@ -362,9 +362,10 @@ def test_prontoqa_as_it_is_published(tmp_path):
 
 def test_published_programs_become_candidates(tmp_path):
     row = {**ROWS["envisions-logic"][0], "raw_logic_programs": [
-        "Facts:\nCold(Bob, True)\nRules:\nCold($x, True) >>> Red($x, True)\nQuery:\nRed(Bob, True) ::: Bob is red."]}
+        "Facts:\nCold(Bob, True)\nRules:\nCold($x, True) >>> Red($x, True)\nQuery:\nRed(Bob, True) ::: Bob is red.", "Red(Bob, True)?"]}
     (tmp_path / "rows.json").write_text(json.dumps([row]))
-    (candidate,) = FORMATS["logiclm-programs"](tmp_path / "rows.json")
+    candidate, other = FORMATS["logiclm-programs"](tmp_path / "rows.json")
+    assert other == {**candidate, "candidate": 1, "program": "Red(Bob, True)?"}
     assert Logic.compare(candidate, Logic.run(candidate["program"], candidate))[0] == "correct"
     assert (candidate["candidate"], candidate["iteration"], candidate["source"]) == (0, 0, "explore")
     (task,) = FORMATS["logiclm"](tmp_path / "rows.json")

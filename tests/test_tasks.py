@@ -279,6 +279,14 @@ def test_import_reads_the_official_form(tmp_path, form):
         assert tasks[0]["question"] == "I see 7 owls & 2 bats. How many animals?" and "1 of 2" in done.stderr
 
 
+def test_the_last_box_is_the_answer_also_where_it_states_no_number(tmp_path):
+    solutions = [r"First \boxed{3}, so \boxed{4}.", r"First \boxed{3}, so \boxed{\sqrt{\frac{{1}}{2}}}."]
+    (tmp_path / "rows.jsonl").write_text("".join(
+        envs.dump({"problem": f"{solution}?", "solution": solution}) for solution in solutions))
+    tasks = importers.import_math(tmp_path / "rows.jsonl", "math")
+    assert [task["answer"] for task in tasks] == [4]
+
+
 def test_import_reads_the_folder_of_math_and_heeds_limit(tmp_path):
     for place, row in enumerate(MATH):
         (tmp_path / "algebra").mkdir(exist_ok=True)
