@@ -1,12 +1,13 @@
 """The language model: loading it, and running sequences that begin alike in one go.
 
 What sampling (sampler.py) and training (train.py) share. May import attention, families, memory,
-packages and records.
+packages, records and rounded.
 """
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import io
 import logging
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from nanoenvisions import rounded
 from nanoenvisions.attention import attending, prefix_attention
 from nanoenvisions.families import complaint, layer_masks, mention_experts, vocabulary_logits
 from nanoenvisions.memory import is_out_of_memory, total_memory, unpacks
@@ -86,13 +88,21 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
         if why := complaint(transformers.AutoConfig.from_pretrained(name)):
             fail(f"cannot use {name}: {why}")
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, device_map={"": device}, **quantise)
-        packed = bits == 4
-        if packed:
+        load = functools.partial(transformers.AutoModelForCausalLM.from_pretrained, dtype=dtype,
+                                 device_map={"": device})
+        kept = None  # where the rounded weights lie, if an earlier stage has made them
+        if bits == 4 and device.type == "cpu" and unpacks(device, merge, 0):
+            kept = rounded.place(name)
+        if kept and rounded.is_whole(kept):
+            model, packed = load(kept), False
+        else:
+            model, packed = load(name, **quantise), bits == 4
+        if bits == 4:
             mention_experts(model)
         if packed and unpacks(device, merge, model.num_parameters()):
             model, packed = model.dequantize(), False
+            if kept:
+                rounded.keep(model, kept)
         if adapter:
             model = add_adapter(model, adapter, merged=merge and not packed)
     except (ImportError, OSError, ValueError) as error:

@@ -70,6 +70,15 @@ FAULTS = {
         ("short memory: what was finished is run again", "if key not in done]", "]",
          "out_of_memory"),
         ("short memory: one row at a time", "slots //= 2", "slots = 1", "out_of_memory")],
+    ("nanoenvisions/rounded.py", "test_rounded"): [
+        ("broken weights are taken", "return (folder / \"sha256\").read_text() ==", "return True or",
+         "broken"),
+        ("any model's weights are taken", "key = hashlib.sha256(repr((files, versions))",
+         "key = hashlib.sha256(repr((versions))", "another_model"),
+        ("any version's weights are taken", "repr((files, versions))", "repr((files,))",
+         "another_model"),
+        ("models of all sizes are kept", "not FEWEST <= model.num_parameters() <= MOST", "False",
+         "small_and_large")],
     ("nanoenvisions/memory.py", "test_sampler"): [
         ("a prompt counts for each of its rows", "min(1, SPARE_PROMPTS / samples) * prompt",
          "prompt", "how_many_rows")],
