@@ -23,6 +23,8 @@ Writes  the task + iteration candidate source program logprob tokens.
 from __future__ import annotations
 
 import argparse
+import functools
+import os
 
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
@@ -92,6 +94,9 @@ def parse_args(argv=None):
     parser.add_argument("--plain", action="store_true",
                         help="one row at a time, as in the textbook: slow")
     parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
+    parser.add_argument("--also-eval", nargs=2, metavar=("TASKS", "OUT"),
+                        help="first do what --eval does with these tasks: the model is loaded once "
+                             "for both; not if OUT is there already")
     args = parser.parse_args(argv)
     teacher.check_arguments(args)
     args.greedy |= args.eval
@@ -103,11 +108,32 @@ def parse_args(argv=None):
     return args
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    stage = "eval-explore" if args.eval else "explore"
-    tasks = sampling.read_items(args, stage, ("id", "env", "question"), envs.unknown_env)
+def evaluation(args):
+    """The arguments of the evaluation that --also-eval asks for."""
+    tasks, out = args.also_eval
+    changed = dict(inputs=[tasks], out=out, also_eval=None, eval=True, greedy=True, num_samples=1,
+                   temperature=0.0, rescore=False, teacher_url=None, teacher_file=None)
+    return argparse.Namespace(**{**vars(args), **changed})
 
+
+def main(argv=None):
+    args, jobs = parse_args(argv), []
+    if args.also_eval:
+        envs.protect_inputs([args.out, args.also_eval[1]], [*args.inputs, args.also_eval[0]])
+        jobs = [] if os.path.exists(args.also_eval[1]) else [evaluation(args)]
+        args.also_eval = None  # so that a file begun without it is continued
+    fields, load = ("id", "env", "question"), functools.cache(sampling.checked_model)
+    read = [sampling.read_items(job, stage(job), fields, envs.unknown_env) for job in (*jobs, args)]
+    for job, tasks in zip((*jobs, args), read):
+        explore(job, tasks, load)
+
+
+def stage(args) -> str:
+    return "eval-explore" if args.eval else "explore"
+
+
+def explore(args, tasks, load):
+    """Sample for all tasks; load(name, adapter, bits) gives the model."""
     def make_prompt(task, k):  # the first samples of a task with a `few_shot` share have examples
         examples = args.few_shot or k < task.get("few_shot", 0) * args.num_samples
         return envs.solve_prompt(task, examples)
@@ -119,8 +145,8 @@ def main(argv=None):
         return teacher.programs_to_file(
             args, tasks, lambda task, k: envs.solve_prompt(task, few_shot=True), make_record)
     amend = scoring.rescore(envs.solve_prompt, envs.completion) if args.rescore else None
-    sampling.sample_to_file(args, stage, tasks, args.num_samples, make_prompt, make_record,
-                            generate_plain if args.plain else None, amend)
+    sampling.sample_to_file(args, stage(args), tasks, args.num_samples, make_prompt, make_record,
+                            generate_plain if args.plain else None, amend, load)
 
 
 if __name__ == "__main__":

@@ -182,16 +182,17 @@ for ((t = 0; t < ITERS; t++)); do
   [[ "$BUDGET$refine" != equal0 || "$t" -lt "$REFINE_FROM" ]] || k="$((2 * k))"
   sampling=(--temperature "$temperature" --max-new-tokens "$MAX_NEW_TOKENS")
   mkdir -p "$it"
-  evaluate "$t"
   # which tasks: harder levels wait until easier ones are solved, and tasks may be of one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
     --iteration "$t" "${pool[@]}" --history "${history[@]}" \
     $([ "$MOST_TASKS" = 0 ] || echo --most "$MOST_TASKS") \
     --enough "$ENOUGH" --few-shot-unsolved "$FEW_SHOT" --again "$AGAIN"
-  # 1. sample K programs a task
+  # 1. sample K programs a task; the model is loaded once for this and for its evaluation
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" --num-samples "$k" "${sampling[@]}" "${adapter[@]}" "${model[@]}" \
+    --also-eval "$OUT/test.jsonl" "$it/eval.jsonl.explored" \
     $EXPLORE_FLAGS "${explore_how[@]}" "${rescore[@]}" "${teacher[@]}"
+  evaluate "$t"
   [ "$METHOD" = distill ] || teacher=()
   # 2. rewrite each of them, right or wrong
   if [ "$refine_now" = 1 ]; then

@@ -63,13 +63,21 @@ def read_items(args, stage: str, require, complaint) -> list[dict]:
     return items
 
 
+def checked_model(name, adapter, bits: int):
+    """(model, tokenizer), whose logits are those of a plain forward pass."""
+    model, tokenizer = load_model(name, adapter, bits)
+    self_check(model, tokenizer, sampled_logits)
+    return model, tokenizer
+
+
 def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_record,
-                   plain=None, amend=None):
+                   plain=None, amend=None, load=checked_model):
     """Sample for every item and write the records batch by batch, so that a killed run continues.
 
     make_prompt(item, k), make_record(item, k)  of the k-th sample of an item
     plain                                       a sampler to use instead of the fast one
     amend(model, tokenizer, records)            to change a batch before it is written
+    load(name, adapter, bits)                   gives the model
 
     A batch is what a kill can lose. Batches are fixed by the input alone, because rounding depends
     on what is computed together, and a continued run must end with the same file.
@@ -86,8 +94,7 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
     with Output(args.out, settings, unit=per_batch * num_samples) as out:
         records = list(out.done)
         if len(records) < len(items) * num_samples:
-            model, tokenizer = load_model(args.model, args.adapter, args.bits)
-            self_check(model, tokenizer, sampled_logits)
+            model, tokenizer = load(args.model, args.adapter, args.bits)
         bar = progress(None, stage, total=len(items) * num_samples)
         bar.update(len(records))
         for start in range(len(records) // num_samples, len(items), per_batch):

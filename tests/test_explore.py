@@ -166,6 +166,28 @@ def test_a_share_of_the_samples_keeps_its_examples(run, share, with_examples):
     assert some == pytest.approx(few[:with_examples] + zero[with_examples:], abs=1e-5)
 
 
+def test_an_evaluation_beside_gives_the_same_two_files(run, tmp_path, tiny_model, monkeypatch):
+    """One model, two files; what is finished stays, and a file begun without it is continued."""
+    (tmp_path / "test").write_text("".join(map(envs.dump, TASKS[1:])))
+    alone = run(TASKS, "--num-samples", 3, "--temperature", 1.3)
+    whole = (tmp_path / "out").read_bytes()
+    explore.main(["--in", f"{tmp_path}/test", "--out", f"{tmp_path}/wanted", "--eval",
+                  "--model", tiny_model, "--max-new-tokens", "40"])
+    loads, load = [], sampling.load_model
+    monkeypatch.setattr(sampling, "load_model", lambda *args: loads.append(args) or load(*args))
+    flags = ("--num-samples", 3, "--temperature", 1.3, "--metrics", tmp_path / "metrics",
+             "--also-eval", tmp_path / "test", tmp_path / "eval")
+    assert run(TASKS, *flags) == alone and len(loads) == 1
+    assert (tmp_path / "eval").read_bytes() == (tmp_path / "wanted").read_bytes()
+    assert (tmp_path / "out").read_bytes() == whole
+    assert [row["stage"] for row in envs.read_jsonl(tmp_path / "metrics")] == ["eval-explore", "explore"]
+    (tmp_path / "eval").write_text("finished")
+    assert run(TASKS, *flags) == alone and (tmp_path / "eval").read_text() == "finished"
+    for eval_tasks, eval_out in (("test", "out"), ("test", "test")):
+        with pytest.raises(SystemExit, match="one would be overwritten|would be overwritten"):
+            run(TASKS, "--also-eval", tmp_path / eval_tasks, tmp_path / eval_out)
+
+
 # ---- the adapter ----------------------------------------------------------------------------
 
 def test_the_adapter_explores(run, adapter):
