@@ -68,7 +68,8 @@ def hush():
 def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = True):
     """(model, tokenizer), to sample from: with its adapter, and with weights unpacked if they fit.
 
-    bits   4: NF4 with double quantisation (QLoRA, arXiv 2305.14314); 16: bfloat16; 32: float32
+    bits   4: NF4 with double quantisation (QLoRA, arXiv 2305.14314), computed in bfloat16, or in
+           float32 on a CPU that would be slower otherwise; 16: bfloat16; 32: float32
     merge  False for training: weights stay packed on a GPU, and the caller adds its own adapter
 
     Unpacked 4-bit weights are still the rounded ones that train.py trains on. Only they can take
@@ -77,8 +78,10 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     import transformers
     hush()
     transformers.AttentionInterface.register("prefix_attention", prefix_attention)
-    name, dtype = name or default_model(), torch.float32 if bits == 32 else torch.bfloat16
+    name = name or default_model()
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    narrow = bits == 16 or bits == 4 and has_fast_bfloat16(device)
+    dtype = torch.bfloat16 if narrow else torch.float32
     if device.type == "cpu":
         keep_freed_memory()
     quantise = dict(quantization_config=transformers.BitsAndBytesConfig(
@@ -116,6 +119,13 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer
+
+
+def has_fast_bfloat16(device) -> bool:
+    """Whether products of bfloat16 are the fast ones: on a GPU, and on a CPU with instructions for
+    them. On one without (AVX2 only, as in most laptops) they take seven times as long as float32's.
+    """
+    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def add_adapter(model, adapter: str, merged: bool):

@@ -215,7 +215,7 @@ def test_beside_packed_weights_an_adapter_is_kept(run, adapter, tiny_model, monk
         base, (wanted, dtype) = mean_logprob(None)[0], mean_logprob(adapter)
         monkeypatch.setattr(model, "unpacks", lambda device, merge, parameters: False)
         packed, packed_dtype = mean_logprob(adapter)
-    assert (dtype, packed_dtype) == (torch.bfloat16, torch.uint8)
+    assert dtype in (torch.bfloat16, torch.float32) and packed_dtype == torch.uint8
     assert packed == pytest.approx(wanted, abs=0.01) and base < wanted - 0.04
     assert learned(run(TASKS, "--adapter", adapter, "--num-samples", 3)) == 1
 

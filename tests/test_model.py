@@ -54,3 +54,20 @@ def test_four_bits_are_the_default_and_real(embedded):
     a, b = (one.model.layers[0].mlp.up_proj.weight.float() for one in (exact, rounded))
     assert len(b.flatten()[:64].unique()) <= 16 < len(a.flatten()[:64].unique())
     assert 0.02 < (a - b).norm() / a.norm() < 0.15
+
+
+def test_a_cpu_computes_in_what_it_is_fast_in(embedded, monkeypatch):
+    """Four bits are rounded to the same levels either way, and so have the same programs' logits."""
+    import torch
+    cpu, logits = torch.device("cpu"), {}
+    assert model.has_fast_bfloat16(torch.device("cuda"))
+    assert isinstance(model.has_fast_bfloat16(cpu), bool)
+    for fast, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(model, "has_fast_bfloat16", lambda device: fast)
+        loaded, tokenizer = model.load_model(None)
+        assert loaded.model.layers[0].mlp.up_proj.weight.dtype == dtype
+        ids = torch.tensor([tokenizer(envs.solve_prompt(TASKS[0])).input_ids])
+        with torch.inference_mode():
+            logits[fast] = loaded(ids).logits[0].float().log_softmax(-1)
+    assert (logits[True] - logits[False]).abs().median() < 0.1
+    assert model.load_model(None, bits=16)[0].dtype == torch.bfloat16
