@@ -12,6 +12,7 @@ from conftest import run_stage
 
 import envs
 import train
+from nanoenvisions import model as model_module
 from nanoenvisions.model import load_model
 
 PAIRS = [("Question: a b c?\n```python\n", "return 1\n```", "return 22 + 3\n```"),
@@ -117,6 +118,33 @@ def test_a_new_adapter_prefers_nothing(tiny_model):
         model = train.add_lora(model, train.parse_args(["--in", "-", "--out", "-"]))
         loss = train.dpo_loss(model, batch_of(tokenizer), 0.1)
         assert loss.item() == pytest.approx(len(PAIRS) * math.log(2), abs=1e-6)
+
+
+def test_packed_weights_are_their_own_reference(tiny_model, monkeypatch):
+    """4-bit weights that stay packed, as on a GPU: plain passes of the same model, adapter on and off."""
+    monkeypatch.setattr(model_module, "unpacks", lambda *_: False)
+    model, tokenizer = load_model(tiny_model, bits=4, merge=False)
+    assert any(type(one).__name__ == "Params4bit" for one in model.parameters())
+    torch.manual_seed(1)
+    policy = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM",
+                                                        init_lora_weights=False))
+    model.set_attn_implementation("sdpa")
+
+    def margins():
+        sums = [[plain_logprobs(policy, tokenizer, prompt, one).float().sum() for one in programs]
+                for prompt, *programs in PAIRS]
+        return [better - worse for better, worse in sums]
+    with torch.no_grad():
+        now = margins()
+        with policy.disable_adapter():
+            before = margins()
+    wanted = -sum(F.logsigmoid(0.1 * (one - other)) for one, other in zip(now, before))
+    model.set_attn_implementation("prefix_attention")
+    loss = train.dpo_loss(policy, batch_of(tokenizer), 0.1)
+    assert loss.item() == pytest.approx(wanted.item(), abs=0.1)  # bfloat16 rounds each log-probability
+    assert max(abs(one - other) for one, other in zip(now, before)) > 5  # the adapter matters
+    loss.backward()
+    assert all(one.grad.isfinite().all() for one in policy.parameters() if one.requires_grad)
 
 
 def test_the_loss_is_that_of_trl(tmp_path, tiny_model, models):
