@@ -224,4 +224,4 @@ for ((t = 0; t < ITERS; t++)); do
 done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"
-"$PYTHON" data/report.py --in "$OUT/metrics.jsonl" --out "$OUT/curve.svg"
+"$PYTHON" data/report.py --in "$OUT" --out "$OUT/curve.svg" "$OUT/report.html"

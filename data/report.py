@@ -1,110 +1,116 @@
-"""After the last stage: the tables that run.sh ends with, and the evolution curve as a picture.
+"""After the last stage: the tables that run.sh ends with, pictures, and a page that shows the run.
 
-Reads   metrics.jsonl: one object per stage and iteration.
-Writes  an SVG or PNG picture, by the ending of --out.
+Reads   metrics.jsonl: one object per stage and iteration; for a page also iterN/rewarded.jsonl and
+        the settings of the run. Several runs are compared: those that differ in the seed alone are
+        one line with a band, and what else differs is the line's name.
+Writes  an SVG or PNG picture of the main curve, or an HTML page, by the ending of --out.
 
-    python data/report.py --in runs/math/metrics.jsonl --out runs/math/curve.svg
+    python data/report.py --in runs/math --out runs/math/curve.svg runs/math/report.html
+    python data/report.py --in runs/a runs/b --out report.html --pictures slides
 
-Every accuracy comes with its 95 % interval (Wilson's): what the same model would score on other
-questions of the same kind. `programs` are all that were sampled in an iteration, rewrites included:
-methods are compared fairly where these are equal (BUDGET of run.sh).
+The page is one file that opens from anywhere, without network. --pictures writes each of its
+figures as a PNG for slides. Every accuracy comes with its 95 % interval: see data/tables.py.
 """
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # the repository
 
 import envs
-from data.runs import read_runs, scores, wilson
-from data.tables import aligned, comparison, comparison_notes, score_table, work_table
+from data import tables
+from data.runs import grouped, read_runs, seed_of
+from data.samples import read_samples
 
 
-# ------------------------------------------------------------------------------------- Picture --
-
-def picture(iterations, title: str):
-    """A matplotlib figure: percent over iterations; a band shows the interval of the accuracy."""
-    from matplotlib.figure import Figure  # not pyplot: needs no display
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel="iteration", ylabel="%", ylim=(0, 100))
-
-    def curve(name, shares, **style):
-        """Draw shares, None where there is none; returns the line, or None."""
-        known = {x: 100 * y for x, y in zip(iterations, shares) if y is not None}
-        if known:
-            label = f"{name}: {list(known.values())[-1]:.0f} %"
-            return axes.plot(known.keys(), known.values(), label=label, gid=name, **style)[0]
-
-    for name, points in scores(iterations).items():
-        line = curve("held out" if name == "test" else f"held out, {name}",
-                     [None if point is None else point[0] for point in points],
-                     marker="o", linewidth=2.5 if name == "test" else 1.5)
-        if line and name == "test":  # the groups' intervals are in the table
-            bands = [[100 * end for end in wilson(*point)] for point in points if point is not None]
-            axes.fill_between(line.get_xdata(), *zip(*bands), alpha=0.1, linewidth=0,
-                              color=line.get_color(), label="its 95 % interval")
-    rewards = [stages.get("reward", {}).get("by_source", {}) for stages in iterations.values()]
-    selects = [stages.get("select", {}) for stages in iterations.values()]
-    for name, source in (("samples right", "explore"), ("rewrites right", "refine")):
-        curve(name, [row.get(source, {}).get("share") for row in rewards],
-              marker=".", linewidth=1, linestyle="--")
-    curve("tasks solved, in the pool", [row["solved_pool"] / row["tasks"] if row.get("tasks")
-                                        and "solved_pool" in row else None for row in selects],
-          marker=".", linewidth=1, linestyle=":")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        figure.legend(loc="outside right upper", fontsize="small")
-    return figure
-
-
-def save(figure, path):
-    """As SVG or PNG, whole or not at all; the same metrics give the same file."""
+def make_figures(groups, title=None, names=None) -> list[tuple]:
+    """[(name, question, how to read it, figure)] of those that the runs have values for."""
     import matplotlib
-    path = Path(path)
-    part = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    with matplotlib.rc_context({"svg.hashsalt": "nanoENVISIONS", "svg.fonttype": "none"}):
-        try:
-            figure.savefig(part, format=path.suffix[1:].lower(), dpi=150,
-                           metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            envs.fail(f"{path}: {error.strerror} (choose an --out that can be written)")
+    from data import figures
+    made = []
+    with matplotlib.rc_context(figures.STYLE):
+        for name, question, text, draw in figures.FIGURES:
+            if names is None or name in names:
+                figure = draw(groups, title) if title and name == "accuracy" else draw(groups)
+                made += [(name, question, text, figure)] * (figure is not None)
+    return made
 
 
-# ---------------------------------------------------------------------------------------- Main --
+def write_page(path, runs, groups, made, title):
+    from data import page
+    several = len(runs) > 1
+    about = "; ".join(f"{label}: seed {', '.join(map(seed_of, some))}"
+                      for label, some in groups.items())
+    bands = ("Lines are medians over seeds, bands their range, bars means over seeds." if several
+             else "The band of the first figure is the 95 % interval of all held-out questions.")
+    lines = ([tables.comparison(runs)] if several else
+             [tables.score_table(runs[0]["iterations"]), tables.work_table(runs[0]["iterations"])])
+    notes = [*([tables.comparison_notes(runs).replace("\n", " ")] if several else ()), bands,
+             *(f"left out: {why}" for run in runs for why in run["samples"]["missing"])]
+    examples = []
+    for label, some in groups.items():  # of the first run of a group that has any
+        run = next((run for run in some if run["samples"]["examples"]), None)
+        if run:
+            examples.append((f"{label}: what became of programs in iteration "
+                             f"{run['samples']['iteration']}",
+                             run["samples"]["examples"][-2 if len(groups) > 1 else 0:]))
+    envs.write_whole(path, page.page(title, about, lines, [part[1:] for part in made], examples,
+                                     notes))
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--in", dest="inputs", required=True, nargs="+", metavar="RUN",
-                        help="folder of a run, or its metrics.jsonl; several are compared")
-    parser.add_argument("--out", help="picture to write, .svg or .png; nothing: the tables alone")
+                        help="folder of a run, or its metrics.jsonl; several are compared; a "
+                             "folder of runs (SEEDS=, METHODS=) stands for all of them")
+    parser.add_argument("--out", nargs="+", default=[], metavar="FILE",
+                        help="to write: .svg or .png, the main curve; .html, the page; "
+                             "nothing: the tables alone")
+    parser.add_argument("--pictures", metavar="FOLDER",
+                        help="write each figure of the page into it, as a PNG for slides")
     parser.add_argument("--title", default="What the model has taught itself",
-                        help="of the picture")
+                        help="of the picture and the page")
     args = parser.parse_args(argv)
-    if args.out and Path(args.out).suffix.lower() not in (".svg", ".png"):
-        parser.error(f"--out {args.out}: it must end in .svg or .png")
+    for out in args.out:
+        if Path(out).suffix.lower() not in (".svg", ".png", ".html"):
+            parser.error(f"--out {out}: it must end in .svg, .png or .html")
     return args
 
 
 def main(argv=None):
     args = parse_args(argv)
     runs = read_runs(args.inputs)
+    groups = grouped(runs)
     if len(runs) == 1:
-        print(aligned(score_table(runs[0]["iterations"])))
+        print(tables.aligned(tables.score_table(runs[0]["iterations"])))
         print()
-        print(aligned(work_table(runs[0]["iterations"])))
+        print(tables.aligned(tables.work_table(runs[0]["iterations"])))
     else:
-        print(aligned(comparison(runs)))
-        print(comparison_notes(runs))
-    if args.out:
-        save(picture(runs[0]["iterations"], args.title), args.out)
-        print(f"report: -> {args.out}")
+        print(tables.aligned(tables.comparison(runs)))
+        print(tables.comparison_notes(runs))
+    whole = args.pictures or any(Path(out).suffix.lower() == ".html" for out in args.out)
+    for run in runs if whole else ():
+        run["samples"] = read_samples(run)
+    made = make_figures(groups, names=None if whole else ["accuracy"]) if whole else []
+    if args.out or args.pictures:
+        from data.figures import save_whole  # matplotlib: only where a picture is made
+    for out in args.out:
+        if Path(out).suffix.lower() == ".html":
+            write_page(out, runs, groups, made, args.title)
+        else:
+            save_whole(make_figures(groups, args.title, ["accuracy"])[0][-1], out)
+        print(f"report: -> {out}")
+    if args.pictures:
+        try:
+            Path(args.pictures).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            envs.fail(f"{args.pictures}: {error.strerror} (choose another folder for --pictures)")
+        for name, _, _, figure in made:
+            save_whole(figure, Path(args.pictures) / f"{name}.png", 400)
+        print(f"report: -> {len(made)} pictures in {args.pictures}")
 
 
 if __name__ == "__main__":

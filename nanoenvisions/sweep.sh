@@ -21,7 +21,7 @@ sweep() {
     done
   done
   [ "$SETUP" = 0 ] || PYTHON=.venv/bin/python
-  "$PYTHON" data/report.py --in "${folders[@]}" || broken+=("the table")
+  "$PYTHON" data/report.py --in "${folders[@]}" --out "$OUT/report.html" || broken+=("the table")
   [ "${#broken[@]}" = 0 ] || die "broken: ${broken[*]} (why stands above; the same command goes on)"
   exit 0
 }
