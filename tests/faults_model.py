@@ -196,4 +196,20 @@ FAULTS = {
         ("rewrites are not counted", '("explore", "refine")\n                   if name in stages',
          '("explore",)\n                   if name in stages', "tables_say"),
         ("seconds of another stage", "stages[name]['seconds']", "stages['train']['seconds']",
-         "tables_say")]}
+         "tables_say")],
+    ("data/samples.py", "test_report"): [
+        ("rewrites are samples", 'if record["source"] != "refine":\n            num', "if True:\n            num",
+         "counted_without"),
+        ("pass@k draws again", "math.comb(num - right, k) / math.comb(num, k)",
+         "((num - right) / num) ** k", "unbiased"),
+        ("a draft of another candidate", '(record["id"], record["candidate"]): record',
+         '(record["id"], 0): record', "their_own")],
+    ("data/figures.py", "test_report"): [
+        ("labels overlap", "last = max(y, last + gap)", "last = y", "do_not_overlap"),
+        ("labels over the top", "min(place[0], limit)", "place[0]", "do_not_overlap"),
+        ("names are formulas", '.replace("$", r"\$")', "", "no_formulas")],
+    ("data/page.py", "test_report"): [
+        ("programs are HTML", "return html.escape(", "return str(", "text_is_safe"),
+        ("lines of a program are HTML", "{sign} {safe(line)}", "{sign} {line}", "fits_a_phone"),
+        ("the table widens the page", "overflow-x: auto;", "", "fits_a_phone"),
+        ("control characters", "\\x20-\\x7e", "\\x00-\\x7e", "text_is_safe")]}

@@ -11,7 +11,7 @@ from conftest import load_stage, run_stage
 import envs
 from data.figures import save_whole
 from data.page import safe
-from data.runs import grouped, read_runs
+from data.runs import grouped, read_runs, wilson
 from data.samples import examples, pass_at, passed, read_samples
 from data.tables import comparison, comparison_notes
 from nanoenvisions.browser import GET_CHROMIUM
@@ -76,7 +76,6 @@ def test_the_tables_say_what_the_metrics_say(metrics):
 
 
 def test_intervals_are_wilsons():
-    wilson = REPORT.wilson
     assert wilson(0.5, 48) == pytest.approx((0.3637, 0.6363), abs=1e-3)
     assert wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-3)
     assert wilson(1, 10) == pytest.approx((0.7225, 1), abs=1e-3)
@@ -255,7 +254,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
 
 # -------------------------------------------------------------------------------------- The page --
 
-HOSTILE = "def solution():\n    return '</script><script>document.title = 1</script></pre><img src=x onerror=alert(1)>&amp;'"
+HOSTILE = "def solution():\n    '</script><script>document.title = 1</script></pre><img src=x onerror=alert(1)>&amp;'"
 
 
 def candidate(task, k, right, source="explore", program=None, **fields):
@@ -338,7 +337,7 @@ def test_the_page_fits_a_phone_and_a_desk_and_runs_nothing(one_run, tmp_path, br
     assert any("</script><script>document.title = 1</script></pre><img" in one for one in text)
     assert "What is <b>one</b>?" in text
     pictures = page.locator("figure img")
-    assert pictures.count() >= 8
+    assert pictures.count() >= 5
     assert page.evaluate("[...document.images].every(image => image.naturalWidth > 300)")
     small = page.evaluate("Math.min(...[...document.images].map(image => image.getBoundingClientRect().width))")
     assert small > 340  # a figure's 346 points: its letters are as large as the text's
