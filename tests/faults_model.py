@@ -207,7 +207,7 @@ FAULTS = {
     ("data/figures.py", "test_report"): [
         ("labels overlap", "last = max(y, last + gap)", "last = y", "do_not_overlap"),
         ("labels over the top", "min(place[0], limit)", "place[0]", "do_not_overlap"),
-        ("names are formulas", '.replace("$", r"\$")', "", "no_formulas")],
+        ("names are formulas", r'.replace("$", r"\$")', "", "no_formulas")],
     ("data/page.py", "test_report"): [
         ("programs are HTML", "return html.escape(", "return str(", "text_is_safe"),
         ("lines of a program are HTML", "{sign} {safe(line)}", "{sign} {line}", "fits_a_phone"),
