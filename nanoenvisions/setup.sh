@@ -45,8 +45,15 @@ set_up() {
   for file in "$@"; do
     stamp=".venv/installed-${file//\//-}"
     cmp -s "$file" "$stamp" && continue
-    .venv/bin/python -m pip --version > /dev/null 2>&1 || "$PYTHON" -m venv --clear .venv ||
-      die "cannot make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+    if ! .venv/bin/python -m pip --version > /dev/null 2>&1; then
+      # one of somebody else's (uv makes them without pip) stays; .venv.begun: ours, half made
+      [ ! -e .venv ] || [ -e .venv.begun ] ||
+        die ".venv has no pip, and is not replaced (move it, or set SETUP=0 and PYTHON)"
+      : > .venv.begun
+      "$PYTHON" -m venv --clear .venv ||
+        die "cannot make .venv (on Debian and Ubuntu: apt-get install python3-venv)"
+      rm .venv.begun
+    fi
     echo "run.sh: installing $file into .venv (some minutes, once)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$file" ||
       die "pip failed, see above"

@@ -305,6 +305,8 @@ FAULTS = {
     ("nanoenvisions/setup.sh", "test_run"): [
         ("a folder of something else is written into", '[ -z "$found" ] ||', "true ||",
          "something_else"),
+        ("somebody's .venv is cleared", '[ ! -e .venv ] || [ -e .venv.begun ] ||', "true ||",
+         "others_made"),
         ("somebody's .lock is emptied", 'exec 9>> "$OUT', 'exec 9> "$OUT', "something_else")],
     ("nanoenvisions/packages.py", "test_packages"): [
         ("dependencies are fetched", '"--no-deps", ', "", "unpacked_once"),

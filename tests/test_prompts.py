@@ -1,5 +1,6 @@
 """Prompts: the very characters that sampling and training share, for every environment."""
 import json
+import random
 
 import pytest
 from conftest import run_stage
@@ -44,6 +45,21 @@ def test_what_a_prompt_asks_for_is_what_is_parsed(name):
             assert envs.parse_program(envs.completion(program)) == program
             whole = envs.solve_prompt(TASKS[name]) + envs.completion(program)
             assert envs.parse_program(whole.partition("\n")[2]) == program
+
+
+def test_whatever_fences_a_model_writes_what_is_taught_is_what_was_run():
+    """Random texts of fences, indents and program lines, in each environment."""
+    parts = ["def solution():\n", "    return 2", "\n", "```", "    ```", "\n```", "```python\n",
+             "\t```\n", "answer = 1", " ", "x = '```'\n", "\ufeff", "\r\n", "Refined:\n",
+             "1. Bob is cold", "\nBob is red?", "agent.click_xpath('//a')", "#", "\'\'\'\n"]
+    rng = random.Random(0)
+    for _ in range(700):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 9)))
+        run = envs.parse_program(text)
+        assert envs.parse_program(run) == run, repr(text)
+        for env in envs.ENVS.values():
+            taught = env.tidy({"program": text, "outcome": "correct", "result": ""})
+            assert envs.parse_program(envs.completion(taught)) == taught, repr(text)
 
 
 def test_sampling_and_training_share_the_characters(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT, TEMPLATES
 
 import envs
+import mutants
 from nanoenvisions.web import Web
 
 SETTINGS = {"SETUP": "0", "ITERS": "2", "NUM_TRAIN": "12", "NUM_TEST": "6", "NUM_SAMPLES": "4",
@@ -187,6 +188,25 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, start):
     (thesis / "settings").write_text("colour=blue\n")  # of another program
     assert "was colour=blue" in refused(start(thesis))
     assert (thesis / ".lock").read_text() == "<svg/>"
+
+
+def test_an_environment_that_others_made_is_not_cleared(tmp_path, start):
+    """uv's have no pip; `venv --clear` on one would take all its packages away. A half-made one of
+    ours is made anew: here with `false` as Python, which cannot."""
+    clone = tmp_path / "clone"
+    mutants.copy_product(clone)
+    (clone / ".venv/lib").mkdir(parents=True)
+    (clone / ".venv/lib/package.py").write_text("years = 5")
+    script = '. nanoenvisions/setup.sh; PYTHON="$0"; : > no.txt; set_up no.txt'
+    for begun, python, said in ((False, sys.executable, "no pip, and is not replaced"),
+                                (True, "true", "pip failed")):
+        if begun:
+            (clone / ".venv.begun").touch()
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", script, python], cwd=clone,
+                              capture_output=True, text=True)
+        assert done.returncode == 1 and said in done.stderr + done.stdout
+        assert (clone / ".venv/lib/package.py").exists()
+    assert not (clone / ".venv.begun").exists()
 
 
 @pytest.mark.parametrize("name, value", [("AGAIN", "1.0"), ("AGAIN", ".5"), ("FEW_SHOT", "0"),
