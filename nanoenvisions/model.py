@@ -95,7 +95,7 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
                                  device_map={"": device})
         kept = None  # where the rounded weights lie, if an earlier stage has made them
         if bits == 4 and device.type == "cpu" and unpacks(device, merge, 0):
-            kept = rounded.place(name)
+            kept = rounded.place(name, dtype)
         if kept and rounded.is_whole(kept):
             model, packed = load(kept), False
         else:

@@ -1,9 +1,9 @@
 """The weights of a 4-bit model as they are once unpacked, kept in models/ for the next stage.
 
-On a CPU a 4-bit model runs with its rounded weights in bfloat16. Rounding and unpacking take
-seconds, and a run starts some 25 stages, so the result is kept: the very same numbers. Never in the
-model's own folder, which is the user's. What is broken is made anew, and what cannot be written is
-not kept. May import records only.
+On a CPU a 4-bit model runs with its rounded weights in bfloat16 or float32. Rounding and unpacking
+take seconds, and a run starts some 25 stages, so the result is kept: the very same numbers. Never
+in the model's own folder, which is the user's. What is broken is made anew, and what cannot be
+written is not kept. May import records only.
 """
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def digest(*paths) -> str:
     return whole.hexdigest()
 
 
-def place(name: str) -> Path | None:
+def place(name: str, dtype) -> Path | None:
     """Folder for the rounded weights of a model; None if its own are not on this disk."""
     from huggingface_hub import try_to_load_from_cache
     folder = Path(name)
@@ -46,7 +46,7 @@ def place(name: str) -> Path | None:
         return None
     files = digest(*sorted(weights), folder / "config.json")
     versions = [importlib.metadata.version(library) for library in LIBRARIES]
-    key = hashlib.sha256(repr((files, versions)).encode()).hexdigest()
+    key = hashlib.sha256(repr((files, versions, str(dtype))).encode()).hexdigest()
     return KEPT / f"rounded-{key[:16]}"
 
 

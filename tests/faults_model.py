@@ -79,10 +79,11 @@ FAULTS = {
     ("nanoenvisions/rounded.py", "test_rounded"): [
         ("broken weights are taken", "return (folder / \"sha256\").read_text() ==", "return True or",
          "broken"),
-        ("any model's weights are taken", "key = hashlib.sha256(repr((files, versions))",
-         "key = hashlib.sha256(repr((versions))", "another_model"),
-        ("any version's weights are taken", "repr((files, versions))", "repr((files,))",
+        ("any model's weights are taken", "repr((files, versions,", "repr((versions,",
          "another_model"),
+        ("any version's weights are taken", "repr((files, versions,", "repr((files,",
+         "another_model"),
+        ("weights of another number format are taken", ", str(dtype)))", ",))", "number_format"),
         ("models of all sizes are kept", "not FEWEST <= model.num_parameters() <= MOST", "False",
          "small_and_large")],
     ("nanoenvisions/memory.py", "test_sampler"): [

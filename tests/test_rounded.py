@@ -45,7 +45,7 @@ def test_the_kept_weights_are_the_very_same(tmp_path, load, monkeypatch):
     first, again, trained = load(), load(), load(merge=False)
     assert len(calls) == 1 and len(folders(tmp_path)) == 1
     assert same(first, again) and same(first, trained)
-    assert {weight.dtype for weight in again.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in again.values()} == {weight.dtype for weight in first.values()}
     assert sorted(os.listdir(tmp_path / "mine")) == own  # nothing in the model's own folder
     assert not same(first, load(bits=16))  # these are not rounded
 
@@ -72,7 +72,13 @@ def test_another_model_or_version_has_another_folder(tmp_path, load, monkeypatch
     load()
     assert len(folders(tmp_path)) == 2
     monkeypatch.setattr(rounded.importlib.metadata, "version", lambda name: "99")
-    assert rounded.place(str(tmp_path / "mine")).name not in folders(tmp_path)
+    assert rounded.place(str(tmp_path / "mine"), torch.bfloat16).name not in folders(tmp_path)
+
+
+def test_another_number_format_has_another_folder(tmp_path, load):
+    load()
+    kept, other = (rounded.place(str(tmp_path / "mine"), dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert kept != other and {kept.name, other.name} & set(folders(tmp_path))
 
 
 def test_without_room_to_write_it_works_as_ever(tmp_path, load):
