@@ -38,7 +38,7 @@ def new_figure(ylabel, height=SIZE[1], xlabel="iteration"):
     from matplotlib.figure import Figure  # not pyplot: needs no display
     figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.25)
     return figure, axes
 
@@ -205,7 +205,7 @@ def bars(groups, ylabel, of, colours, share=False):
             for x, y in zip(table, heights):
                 (up if y >= 0 else down)[x] += y
         axes.set(title=plain(label) if len(tables) > 1 else "")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.axhline(0, color="black", linewidth=0.8)
         if share:
             axes.set_ylim(0, 100)
