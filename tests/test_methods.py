@@ -143,8 +143,11 @@ def test_more_samples_and_fewer_tasks_by_the_iteration(run):
 # ------------------------------------------------------------------- What stages are handed on --
 
 def test_the_adapter_of_an_iteration_is_the_policy_of_the_next(run, stage, tmp_path):
-    """Explore, refine and evaluate by hand, with adapter t: the run's files; without it: others."""
-    out = run("envisions")
+    """Explore, refine and evaluate by hand, with adapter t: the run's files; without it: others.
+
+    START=last, so that no two adapters are alike, as they are where an iteration solves nothing new.
+    """
+    out = run("envisions", START="last")
 
     def by_hand(name, source, adapter, *flags):
         result = tmp_path / "by-hand.jsonl"
