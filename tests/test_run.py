@@ -190,7 +190,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, start):
     assert (thesis / ".lock").read_text() == "<svg/>"
 
 
-def test_an_environment_that_others_made_is_not_cleared(tmp_path, start):
+def test_an_environment_that_others_made_is_not_cleared(tmp_path):
     """uv's have no pip; `venv --clear` on one would take all its packages away. A half-made one of
     ours is made anew: here with `false` as Python, which cannot."""
     clone = tmp_path / "clone"
