@@ -16,6 +16,7 @@ Fields of a record (a plain dict that grows from stage to stage; joined by `id`,
     question    str     the instruction x as the model sees it                 envs.py
     answer      num|str the known outcome y                                    envs.py
     group       str     optional: accuracy is also reported per group          envs.py
+    style       str     optional: which examples of math it gets                envs.py import
     level       int     optional: harder levels wait until easier are solved   envs.py
     few_shot    float   optional: share of the K samples with examples         envs.py schedule
     iteration   int     t                                                      explore.py
@@ -42,7 +43,7 @@ import re
 import sys
 from pathlib import Path
 
-from nanoenvisions import importers, sandbox, templates, tidy
+from nanoenvisions import collect, importers, sandbox, templates, tidy
 from nanoenvisions.environment import Environment, parse_program
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
@@ -54,6 +55,9 @@ from nanoenvisions.web import Web
 def ran(record: dict) -> bool:
     """Whether a rewarded program ran to its end: only then nothing in it can have failed."""
     return not record.get("judged") and record.get("outcome", "correct") in ("correct", "wrong")
+
+
+MATH_EXAMPLES = json.loads((HERE / "data" / "math_examples.json").read_text(encoding="utf-8"))
 
 
 class Math(Environment):
@@ -79,20 +83,7 @@ class Math(Environment):
 
     def examples(self, task) -> list[dict]:
         """Worked examples for iteration 0, their stories in no template; a draft is faulty."""
-        stories = [
-            ("36 cups are put equally into 4 boxes. How many cups are in each box?",
-             "36 / 4", "4 / 36"),
-            ("A film has 3 parts of 20 minutes and an end of 5 minutes. How many minutes is it?",
-             "3 * 20 + 5", "3 * 20"),
-            ("6 of the 15 fish swim away. How many fish are left?", "15 - 6", "6 - 15"),
-            ("A path has 12 red stones and 30 grey stones. 7 stones are stolen. "
-             "How many stones are there?",
-             "12 + 30 - 7", "12 + 30 + 7"),
-            ("One shelf is 8 feet long. How long are 5 shelves?", "8 * 5", "8 + 5"),
-        ]
-        return [{"question": question, "program": f"def solution():\n    return {right}",
-                 "draft": f"def solution():\n    return {wrong}"}
-                for question, right, wrong in stories]
+        return MATH_EXAMPLES[task.get("style", "expression")]
 
     # ---- running and judging ----
 
@@ -228,13 +219,38 @@ def make_tasks(args):
 
 
 def import_tasks(args):
-    """envs.py import: turn a public data set into tasks."""
-    protect_inputs([args.out], [args.file])
-    tasks = FORMATS[args.format](args.file)[:args.limit]
-    if not tasks:
-        fail(f"{args.file}: no tasks in it (is it the right file for --format {args.format}?)")
-    write_whole(args.out, "".join(map(dump, tasks)))
-    print(f"import: {len(tasks)} tasks of {args.format} -> {args.out}")
+    """envs.py import: turn public data sets, or files of your own, into tasks.
+
+    With --test-out also into held-out ones. Then nothing that is asked in the test is trained on,
+    questions are asked once, and both files are in an order drawn by --seed: their first N lines
+    are a fair sample.
+    """
+    if args.format:
+        args.sources += f":{args.format}"
+    sources = collect.split_sources(args.sources, FORMATS)
+    tests = collect.split_sources(args.test, FORMATS) if args.test else []
+    protect_inputs([args.out, args.test_out], [source for source, _ in sources + tests])
+    style = {"style": args.style} if args.style == "steps" else {}  # what is usual stays unsaid
+    if not args.test_out:
+        tasks = [task | style for source in sources
+                 for task in collect.read_source(*source, FORMATS, args.env, unknown_env)]
+        tasks = tasks[:args.limit]
+        write_whole(args.out, "".join(map(dump, tasks)))
+        print(f"import: {len(tasks):,} tasks -> {args.out}")
+        return
+    train, test, remarks = collect.collect(
+        sources, tests, FORMATS, args.env, unknown_env,
+        lambda task: ENVS[task["env"]].complaint(task), args.hold_out, args.seed)
+    chosen = collect.subset(train, args.limit, args.seed)
+    asked = collect.subset(test, args.num_test, args.seed)
+    for name, path, tasks in (("test", args.test_out, asked), ("training", args.out, chosen)):
+        if not tasks:
+            fail(f"{args.sources}: no {name} tasks are left ({'; '.join(remarks) or 'none at all'};"
+                 " give --test, a larger --hold-out, or another file)")
+        write_whole(path, "".join(dump(task | style) for task in tasks))
+    print(f"import: {len(chosen):,} of {len(train):,} training tasks -> {args.out}; "
+          f"{len(asked):,} of {len(test):,} held-out ones -> {args.test_out}"
+          + "".join(f"; {remark}" for remark in remarks))
 
 
 def schedule_tasks(args):
@@ -325,6 +341,10 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number_or_all(text: str) -> int | None:
+    return None if text == "all" else count(text)
+
+
 def parse_args(argv):
     parser = argparse.ArgumentParser(
         prog="envs.py", description="Make tasks, choose among them, or import public data sets.")
@@ -368,12 +388,24 @@ def parse_args(argv):
         help="share of the tasks that the pool has solved to explore again (default: all)")
     schedule.set_defaults(command=schedule_tasks)
 
-    imports = commands.add_parser("import", help="turn a public data set's own file into tasks",
+    imports = commands.add_parser("import", help="turn public data sets, or your files, into tasks",
                                   allow_abbrev=False)
     add = imports.add_argument
-    add("file", metavar="FILE", help="the data set's own file (MATH: or its folder)")
-    add("--format", choices=FORMATS, required=True, help="which data set it is")
-    add("--limit", type=count, metavar="N", help="only the first N tasks (default: all)")
+    add("sources", metavar="FILE[:FORMAT],...",
+        help="data sets' own files (MATH: or its folder), or hub:NAME; or your own, of rows with "
+             "question and answer")
+    add("--format", choices=FORMATS, help="of the last (or only) file, if its rows do not tell")
+    add("--env", choices=ENVS, help="the environment that they are tasks of (default: any)")
+    add("--style", choices=tuple(MATH_EXAMPLES)[1:], help="math: \"steps\" for examples whose "
+        "programs name every step (default: one expression each)")
+    add("--limit", type=number_or_all, metavar="N", help="only N tasks: the first, or with "
+        "--test-out a random draw (default: all)")
+    add("--seed", type=int, default=0, help="another seed, another draw (default: %(default)s)")
+    add("--test", metavar="FILE[:FORMAT],...", help="held-out tasks, each file reported as a group")
+    add("--hold-out", type=share, default=0, metavar="SHARE",
+        help="share of FILE's questions to hold out, as one more group (default: %(default)s)")
+    add("--num-test", type=number_or_all, metavar="N", help="only N held-out ones (default: all)")
+    add("--test-out", metavar="FILE", help="file for the held-out tasks")
     add("--out", required=True, help="task file to write, JSON Lines")
     imports.set_defaults(command=import_tasks)
     return parser.parse_args(argv)

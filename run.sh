@@ -18,12 +18,15 @@ if [ "$from" != "$PWD" ]; then  # called from elsewhere: paths are meant as seen
   [[ "${OUT:-/}" = /* ]] || OUT="$from/$OUT"
   [[ ! -e "$from/${TEACHER_FILE:--}" ]] || TEACHER_FILE="$from/$TEACHER_FILE"
   [[ -z "${MODEL:-}" || ! -d "$from/$MODEL" ]] || MODEL="$from/$MODEL"
+  DATA="$(seen_from "$from" "${DATA:-}")" TEST="$(seen_from "$from" "${TEST:-}")"
 fi
 
 # Settings are environment variables: ENV=logic ITERS=8 bash run.sh. An environment may have its own
 # defaults in data/ENV.sh, for the embedded model on two CPU cores; where it has none, these hold.
 #       name          default     kind      what it is (what is valid, where the kind does not say)
 [ "${METHOD:-}" != distill ] || : "${ITERS:=1}"  # its student explores nothing
+setting PRESET        ""          text    # settings of a larger run: gsm8k-0.5b, gsm8k-1.5b, gsm8k-7b
+[ -z "$PRESET" ] || preset
 setting ENV           math        name    # math, logic, web, or yours: a name in ENVS of envs.py
 [ ! -e "data/$ENV.sh" ] || . "data/$ENV.sh"
 setting METHOD        envisions   name    # envisions, or another of those below
@@ -35,8 +38,14 @@ setting OUT           runs/$ENV   text    # folder of the run; other settings ne
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
 setting ITERS         5           whole   # iterations; may be raised later, the run goes on
-setting NUM_TRAIN     160         count   # training tasks; web: in each iteration
-setting NUM_TEST      120         count   # held-out tasks
+setting DATA          ""          text    # files of tasks or of public sets, "train.csv,b.json:svamp",
+                                          # or hub:NAME; empty: tasks are made
+setting TEST          ""          text    # with DATA: held-out files, each reported as a group
+setting HOLD_OUT "$([ -n "$TEST" ] && echo 0 || echo 0.2)" share # of DATA's questions, held out
+setting EXAMPLES      expression  "expression|steps" # DATA of math: examples that name every step
+setting NUM_TRAIN     160         amount  # training tasks (with DATA: or all); web: each iteration
+setting NUM_TEST      120         amount  # held-out tasks
+setting NUM_TEST_ENDS "$NUM_TEST" amount  # the same before the first and after the last training
 setting NUM_SAMPLES   5           count   # K, programs a task
 setting NUM_SAMPLES_0 "$NUM_SAMPLES" count # K in iteration 0: more where a base model often fails
 setting MORE_SAMPLES  0           whole   # added to K in each iteration after the first
@@ -112,6 +121,7 @@ if [ "$LOSS" = dpo ]; then
   [ -z "$pair_loss" ] || die "LOSS=dpo and NEGATIVES=unlikelihood: choose one of them"
   pair_loss=dpo
 fi
+data_fits
 [[ ! "$MODEL" =~ ^[./] || -d "$MODEL" ]] || die "MODEL=$MODEL: there is no such folder"
 
 # ---- set-up: packages, the embedded model, what the environment says ----------------------------
@@ -123,7 +133,7 @@ print(int(envs.ENVS[sys.argv[1]].new_tasks_each_iteration))' "$ENV")"
 [ "$SETUP" = 0 ] || set_up requirements.txt $([ "${1:-}" != test ] || echo tests/requirements.txt)
 export TOKENIZERS_PARALLELISM=false
 if [ -z "$MODEL" ]; then
-  export HF_HUB_OFFLINE=1  # the embedded model needs no hub
+  [[ "$DATA$TEST" = *hub:* ]] || export HF_HUB_OFFLINE=1  # the embedded model needs no hub
   [ -e models/SmolLM2-135M-Instruct/model.safetensors ] ||
     "$PYTHON" -W ignore -c 'from nanoenvisions import model; model.default_model()'
 fi
@@ -157,16 +167,21 @@ model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")
 
 # evaluate T: how good is the model that explores in iteration T? Greedy, on held-out tasks.
 evaluate() {
-  local eval="$OUT/iter$1/eval.jsonl"
+  local eval="$OUT/iter$1/eval.jsonl" part=()
+  [[ "$1" = 0 || "$1" = "$ITERS" || "$NUM_TEST" = all ]] || part=(--limit "$NUM_TEST")
   stage "$eval.explored" explore.py --in "$OUT/test.jsonl" --out "$eval.explored" --eval \
-    --iteration "$1" --max-new-tokens "$MAX_NEW_TOKENS" "${adapter[@]}" "${model[@]}" $EXPLORE_FLAGS
+    --iteration "$1" --max-new-tokens "$MAX_NEW_TOKENS" "${adapter[@]}" "${model[@]}" \
+    $EXPLORE_FLAGS "${part[@]}"
   stage "$eval" reward.py --in "$eval.explored" --out "$eval" --eval "${common[@]}" $REWARD_FLAGS
 }
 
 # tasks: train and held out share no question
+[ -z "$DATA" ] || stage "$OUT/tasks.jsonl" envs.py import "$DATA" --env "$ENV" --test "$TEST" \
+  --hold-out "$HOLD_OUT" --limit "$NUM_TRAIN" --num-test "$NUM_TEST_ENDS" --seed "$SEED" \
+  --style "$EXAMPLES" --test-out "$OUT/test.jsonl" --out "$OUT/tasks.jsonl"
 stage "$OUT/tasks.jsonl" envs.py make --env "$ENV" --split train --num "$NUM_TRAIN" \
   --rounds "$((ITERS > 0 ? ITERS : 1))" --seed "$SEED" --out "$OUT/tasks.jsonl" $MAKE_FLAGS
-stage "$OUT/test.jsonl" envs.py make --env "$ENV" --split test --num "$NUM_TEST" \
+stage "$OUT/test.jsonl" envs.py make --env "$ENV" --split test --num "$NUM_TEST_ENDS" \
   --seed "$SEED" --out "$OUT/test.jsonl" $MAKE_FLAGS
 
 adapter=(--few-shot)  # iteration 0: the base model with examples in its prompt

@@ -1,10 +1,14 @@
-"""Importers: public data sets as tasks.
+"""Importers: the rows of a public data set, or of your own file, as tasks.
 
+A source is a path or "hub:NAME" (read by the `datasets` package). collect.py puts several together.
 May import records, templates and theories.
 """
 from __future__ import annotations
 
+import contextlib
+import csv
 import functools
+import io
 import json
 import re
 import sys
@@ -26,8 +30,12 @@ MATH_FORMATS = {
              r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\s*([^\s{}$]+))"),
     "pal": (["input"], "target", r"(.*)"),
     "envisions": (["input"], "label", r"(.*)"),
+    "mawps": (["Question"], "Answer", r"(.*)"),  # and ASDiv-A, SVAMP in the same form
+    "multiarith": (["sQuestion"], "lSolutions", r"\[(.*)\]"),  # and SingleEq, AddSub
+    "own": (["question"], "answer", r"(.*)"),
 }
-WORDY = ("math", "asdiv")  # answers may be words, roots or pairs: such rows are left out, counted
+# answers may be words, roots or pairs: such rows are left out and counted, not refused
+WORDY = ("math", "asdiv", "own")
 
 
 def plain_number(text: str):
@@ -47,9 +55,25 @@ def plain_number(text: str):
     return whole(float(above) / int(below or 1))
 
 
-def read_rows(path) -> list:
-    """The rows of a public data set: JSON (Lines), ASDiv's XML, or MATH's folder of JSON."""
-    path, rows = Path(path), []
+def latex_number(text: str):
+    r"""The number that LaTeX such as \frac{\sqrt{3}}{2} states, where math-verify is installed."""
+    try:
+        from math_verify import parse
+    except ImportError:
+        return None
+    found = parse(f"${text}$", raise_on_error=False)
+    with contextlib.suppress(ArithmeticError, AttributeError, TypeError, ValueError):
+        if found and found[0].is_number and found[0].is_real and found[0].is_finite:
+            return whole(float(found[0]))
+    return None
+
+
+def read_rows(source) -> list:
+    """The rows of a source: JSON (Lines), CSV, ASDiv's XML, MATH's folder of JSON, a hub data set.
+    """
+    if str(source).startswith("hub:"):
+        return hub_rows(str(source))
+    path, rows = Path(source), []
     try:
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             text = file.read_text(encoding="utf-8-sig").strip()
@@ -59,24 +83,70 @@ def read_rows(path) -> list:
             elif text.startswith(("[", "{\n")) or path.is_dir():
                 found = json.loads(text)
                 rows += found if isinstance(found, list) else [found]
+            elif not text.startswith("{") and path.suffix.lower() in (".csv", ".tsv"):
+                comma = "\t" if path.suffix.lower() == ".tsv" else ","
+                rows += csv.DictReader(io.StringIO(text), delimiter=comma)
             else:
                 rows += read_jsonl(file)
-    except (OSError, ValueError, xml.etree.ElementTree.ParseError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error,
+            xml.etree.ElementTree.ParseError) as error:
         fail(f"{path}: {getattr(error, 'strerror', None) or error} (give the data set's own file)")
     return rows
 
 
-def import_math(path, format: str) -> list[dict]:
-    """The rows of a public data set as tasks; MATH_FORMATS says where question and answer stand."""
+def hub_rows(source: str) -> list[dict]:
+    """Rows of "hub:NAME[:CONFIG][@SPLIT]"; NAME may be a folder of Parquet, JSON or CSV files.
+
+    Without a CONFIG the set's first, without a SPLIT "train".
+    """
+    try:
+        import datasets
+    except ImportError:
+        fail(f'{source} needs the package datasets: pip install "datasets>=4,<6" (into .venv)')
+    name, _, split = source.removeprefix("hub:").partition("@")
+    name, _, config = name.partition(":")
+    datasets.disable_progress_bars()
+    try:
+        config = config or datasets.get_dataset_config_names(name)[0]
+        return list(datasets.load_dataset(name, config, split=split or "train"))
+    except Exception as error:  # the package raises whatever its readers raise
+        fail(f"{source}: {str(error).strip().splitlines()[0]:.200} (is the name right, and the hub "
+             "within reach? hub:NAME:CONFIG@SPLIT names all)")
+
+
+def filled(row: dict) -> dict:
+    """A row of MAWPS's CSV with its numbers in place: number0 -> 56, and ordinary spacing.
+
+    {"Question": "Bo has number0 pens , right ?", "Numbers": "2.0"} -> "Bo has 2 pens, right?"
+    """
+    numbers = [f"{whole(round(float(one), 4))}" for one in str(row.get("Numbers", "")).split()]
+    text = re.sub(r"\bnumber(\d+)\b", lambda found: numbers[int(found[1])], str(row["Question"]))
+    text = re.sub(r" (?=[.,?!;:%)]|n't\b|'(?:s|m|d|re|ve|ll)\b)", "", text)  # "books ." -> "books."
+    return {**row, "Question": text}
+
+
+def import_math(source, format: str, rows=None) -> list[dict]:
+    """The rows of a public data set as tasks; MATH_FORMATS says where question and answer stand.
+
+    rows: those of the source, if they have been read already
+    """
     fields, answer_field, where = MATH_FORMATS[format]
-    rows, tasks = read_rows(path), []
+    rows, tasks, path = rows or read_rows(source), [], source_name(source)
     for number, row in enumerate(rows, 1):
         for field in [*fields, answer_field]:
             if not isinstance(row, dict) or row.get(field) in (None, ""):
                 fail(f'{path}: entry {number}: no "{field}" '
                      f"(mend it, or choose another --format than {format})")
+        if format == "mawps":
+            try:
+                row = filled(row)
+            except (IndexError, ValueError):
+                fail(f'{path}: entry {number}: "Numbers" does not have the numbers of "Question" '
+                     "(mend it)")
         stated = re.match(where, str(row[answer_field]), re.DOTALL)
         answer = plain_number(stated[stated.lastindex]) if stated else None
+        if answer is None and stated and format == "math":
+            answer = latex_number(stated[stated.lastindex])
         if answer is not None:
             question = " ".join(str(row[field]).strip() for field in fields)
             tasks.append({"id": f"math/{format}/{Path(path).stem}/{number:05d}", "env": "math",
@@ -91,9 +161,16 @@ def import_math(path, format: str) -> list[dict]:
     return tasks
 
 
-def import_logic(path, format: str) -> list[dict]:
+def source_name(source) -> str:
+    """For ids and messages: hub:openai/gsm8k:main@test -> openai-gsm8k-main-test"""
+    if not str(source).startswith("hub:"):
+        return str(source)
+    return re.sub(r"[^\w.-]+", "-", str(source).removeprefix("hub:")).strip("-")
+
+
+def import_logic(source, format: str, rows=None) -> list[dict]:
     """A public data set as tasks; logiclm-programs as candidates that a language model wrote."""
-    rows, tasks = read_rows(path), []
+    rows, tasks, path = rows or read_rows(source), [], source_name(source)
     # ProntoQA is one object: {"example1": {"test_example": {...}, ...}, ...}
     if format == "prontoqa" and "example1" in rows[0]:
         rows = [example["test_example"] for example in rows[0].values()]
@@ -131,7 +208,22 @@ def import_logic(path, format: str) -> list[dict]:
     return tasks
 
 
-FORMATS = {**{name: functools.partial(import_math, format=name) for name in MATH_FORMATS},
+def import_tasks(source, rows=None) -> list[dict]:
+    """Rows that are tasks already (envs.py make writes such), or your own ones of any environment.
+
+    A row needs "question" and "answer"; "env" is math, and an id is made, where there is none.
+    """
+    rows, path = rows or read_rows(source), source_name(source)
+    for number, row in enumerate(rows, 1):
+        for field in ("question", "answer"):
+            if not isinstance(row, dict) or row.get(field) in (None, ""):
+                fail(f'{path}: entry {number}: no "{field}" (a task needs "question" and "answer")')
+    return [{"id": f"{row.get('env', 'math')}/own/{Path(path).stem}/{number:05d}", "env": "math",
+             **row} for number, row in enumerate(rows, 1)]
+
+
+FORMATS = {"tasks": import_tasks,
+           **{name: functools.partial(import_math, format=name) for name in MATH_FORMATS},
            **{name: functools.partial(import_logic, format=name) for name in
               ("proofwriter", "ruletaker", "prontoqa", "logiclm", "logiclm-programs",
                "envisions-logic")}}

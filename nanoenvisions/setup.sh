@@ -18,6 +18,7 @@ setting() {
     wholes) valid="($gap*$whole($gap+$whole)*$gap*)?"  words="whole numbers with spaces between" ;;
     whole)  valid="$whole"                      words="a whole number from 0 on" ;;
     count)  valid='[1-9][0-9]{0,8}'             words="a whole number from 1 on" ;;
+    amount) valid='[1-9][0-9]{0,8}|all'         words="a whole number from 1 on, or all" ;;
     number) valid="$digits"                     words="a number from 0 on" ;;
     share)  valid='0?\.[0-9]+|[01]\.0*|[01]'    words="a number from 0 to 1" ;;
     rate)   valid="($positive)([eE]-?[0-9]+)?"  words="a number above 0, such as 2e-4" ;;
@@ -26,6 +27,32 @@ setting() {
   [[ "$value" =~ ^($valid)$ ]] || die "$1=$value is not ${words}"
   printf -v "$1" %s "$value"
   names+=("$1")
+}
+
+# preset: the settings of data/$PRESET.sh, which come before those of the environment
+preset() {
+  [[ "$PRESET" = */* || ! -e "data/$PRESET.sh" ]] && die "PRESET=$PRESET is unknown ($(
+    cd data; grep -l "PRESET=" *.sh | sed 's/[.]sh$//' | paste -sd ' '))"
+  . "data/$PRESET.sh"
+}
+
+# seen_from FOLDER "a.csv:FORMAT,b.json": the same, with paths as seen from the repository
+seen_from() {
+  local one list=""
+  for one in ${2//,/ }; do
+    [ ! -e "$1/${one%%:*}" ] || one="$1/$one"
+    list+="${list:+,}$one"
+  done
+  printf %s "$list"
+}
+
+# data_fits: dies unless DATA, TEST and their numbers go together
+data_fits() {
+  [[ "$NUM_TRAIN$NUM_TEST$NUM_TEST_ENDS" != *all* || -n "$DATA" ]] ||
+    die "NUM_TRAIN, NUM_TEST and NUM_TEST_ENDS can be \"all\" with DATA only"
+  [[ "$NUM_TEST_ENDS" = all || "$NUM_TEST" != all && "$NUM_TEST_ENDS" -ge "$NUM_TEST" ]] ||
+    die "NUM_TEST_ENDS=$NUM_TEST_ENDS is less than NUM_TEST=$NUM_TEST"
+  [[ -n "$DATA" || -z "$TEST" ]] || die "TEST=$TEST needs DATA, too (the tasks to learn from)"
 }
 
 # takes NAME SCRIPT FLAGS...: dies if the script would refuse these flags, which setting NAME holds

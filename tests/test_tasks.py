@@ -1,6 +1,7 @@
 """Tasks: word problems from templates, importers of public data sets, the commands make and import."""
 import ast
 import collections
+import importlib.util
 import itertools
 import json
 import random
@@ -247,6 +248,7 @@ ASDIV = """<?xml version="1.0" encoding="UTF-8"?><Machine-Reading-Corpus-File><P
 MATH = [{"problem": "p", "solution": solution} for solution in (
     r"First $\boxed{1}$, so $\boxed{\frac{3}{4}}$.", r"$\boxed{12\text{ cm}}$", r"$\boxed{1,\!000}$ or $\boxed 5$",
     r"$\boxed{\frac{\sqrt{3}}{2}}$", r"$\boxed{(1,2)}$", "no box", r"$\boxed{1\frac12}$")]
+HAS_MATH_VERIFY = importlib.util.find_spec("math_verify") is not None  # tests/requirements.txt has it
 FILES = {  # format: (file name, its text, the answers)
     "gsm8k": ("g.jsonl", '{"question": "q", "answer": "2 * 600 = 1200\\n#### 1,200"}\n\n'
                          '{"question": "q", "answer": "#### -3"}\n'
@@ -254,7 +256,7 @@ FILES = {  # format: (file name, its text, the answers)
     "gsm-hard": ("h.jsonl", '{"input": "q", "code": "def ...", "target": -7184.5}\n', [-7184.5]),
     "svamp": ("s.json", '[{"Body": "I had 5 figs.", "Question": "How many?", "Answer": 5.0}]', [5]),
     "asdiv": ("a.xml", ASDIV, [9]),
-    "math": ("m.json", json.dumps(MATH), [0.75, 12, 5]),
+    "math": ("m.json", json.dumps(MATH), [0.75, 12, 5, 0.8660254038, 1.5] if HAS_MATH_VERIFY else [0.75, 12, 5]),
     "pal": ("p.jsonl", '{"input": "q", "target": 0}', [0]),
     "envisions": ("e.json", '[{"source": "GSM", "input": "q", "label": 0.5}]', [0.5]),
 }
@@ -272,7 +274,7 @@ def test_import_reads_the_official_form(tmp_path, form):
     assert len({task["id"] for task in tasks}) == len(answers)
     assert all(task["env"] == "math" and task["question"] for task in tasks)
     if form == "math":
-        assert "4 of 7 rows left out" in done.stderr
+        assert f"{7 - len(answers)} of 7 rows left out" in done.stderr
     if form == "svamp":
         assert tasks[0]["question"] == "I had 5 figs. How many?"
     if form == "asdiv":

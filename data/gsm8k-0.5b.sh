@@ -1,0 +1,19 @@
+# PRESET=gsm8k-0.5b: Qwen2.5-0.5B on GSM8K, for a GPU with 8 GB. A setting from outside comes first.
+: "${MODEL:=Qwen/Qwen2.5-0.5B-Instruct}"
+: "${DATA:=hub:openai/gsm8k:main}"       # or your own copy: DATA=train.jsonl TEST=test.jsonl
+: "${TEST:=hub:openai/gsm8k:main@test}"
+: "${EXAMPLES:=steps}"                   # programs of several lines, with variables
+: "${NUM_TRAIN:=2000}"                   # of 7,473; all: the article
+: "${NUM_TEST:=300}"                     # between the first and the last evaluation
+: "${NUM_TEST_ENDS:=all}"                # all 1,319
+: "${ITERS:=5}"
+: "${NUM_SAMPLES:=5}"                    # K
+: "${N1:=4}"
+: "${N2:=2}"
+: "${SELECT_FLAGS=}"                     # the article's rows
+: "${MAX_NEW_TOKENS:=256}"               # GSM8K's longest programs
+: "${TEMPERATURE_0:=0.7}"
+: "${TEMPERATURE:=0.8}"
+: "${FEW_SHOT:=0}"
+: "${EPOCHS:=1}"
+: "${LEARNING_RATE:=2e-4}"

@@ -1,0 +1,161 @@
+"""Tasks from files of any known form: which form it is, what is held out, what is left out.
+
+Used by `envs.py import`, and by run.sh for DATA and TEST. May import importers and records.
+"""
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+from nanoenvisions import records
+from nanoenvisions.importers import read_rows, source_name
+from nanoenvisions.records import fail
+
+# What tells a form: fields that its rows have, the most telling first. A form with more fields
+# comes before one with some of them.
+TELLING = [
+    ("tasks", {"id", "env", "question", "answer"}),
+    ("gsm-hard", {"input", "code", "target"}), ("pal", {"input", "target"}),
+    ("envisions", {"input", "label"}), ("mawps", {"Question", "Numbers", "Answer"}),
+    ("svamp", {"Body", "Question", "Answer"}), ("multiarith", {"sQuestion", "lSolutions"}),
+    ("math", {"problem", "solution"}), ("proofwriter", {"theory", "questions"}),
+    ("ruletaker", {"context", "questions"}), ("prontoqa", {"example1"}),
+    ("logiclm", {"context", "question", "options", "answer"}),
+    ("gsm8k", {"question", "answer"})]
+
+
+def split_sources(text: str, formats) -> list[tuple]:
+    """[(source, format or None)] of "a.jsonl,b.csv:svamp,hub:openai/gsm8k".
+
+    A comma in the name of a file that exists is part of it.
+    """
+    found = []
+    for one in [text] if os.path.exists(text) else text.split(","):
+        source, _, format = one.strip().rpartition(":")
+        if not source or source == "hub" or format not in formats:
+            if source and source != "hub" and not one.strip().startswith("hub:") \
+                    and not os.path.exists(one.strip()):
+                fail(f"{one.strip()}: {format} is no format (use one of: {', '.join(formats)})")
+            source, format = one.strip(), None
+        if not source.startswith("hub:") and not os.path.exists(source):
+            fail(f"{source}: there is no such file (give a path, or hub:NAME)")
+        found.append((source, format))
+    return found
+
+
+def recognise(source: str, rows: list, formats) -> str:
+    """The format of a source, by the fields of its rows."""
+    if not rows:
+        fail(f"{source}: no rows in it")
+    fields = set(rows[0]) if isinstance(rows[0], dict) else set()
+    if "raw_logic_programs" in fields:
+        fail(f"{source}: these are programs, not tasks (envs.py import --format logiclm-programs)")
+    for name, telling in TELLING:
+        if telling <= fields:
+            if name == "gsm8k" and not all("####" in str(row.get("answer")) for row in rows[:20]):
+                return "tasks" if "env" in fields else "own"
+            # ASDiv's XML and SVAMP's JSON have the same fields
+            return "asdiv" if name == "svamp" and "Formula" in fields else name
+    fail(f"{source}: cannot tell its format by its fields, {', '.join(sorted(map(str, fields)))} "
+         f"(name it: {source}:FORMAT, one of {', '.join(formats)}; or give rows with question and "
+         "answer)")
+
+
+def read_source(source: str, format: str | None, formats, env: str | None, fault) -> list[dict]:
+    """The tasks of a source.
+
+    formats  {name: function(source) -> tasks}
+    env      the environment they must be of; None: any
+    fault(task)  why it cannot be a task at all, or None
+    """
+    if format is None:
+        rows = read_rows(source)
+        format = recognise(source, rows, formats)
+        if format == "own" and env not in (None, "math"):  # their answers are no numbers
+            rows, format = [{"env": env, **row} for row in rows], "tasks"
+        tasks = formats[format](source, rows=rows)
+    else:
+        tasks = formats[format](source)
+    if not tasks:
+        fail(f"{source}: no tasks in it (is it of the format {format}?)")
+    for number, task in enumerate(tasks, 1):
+        required = "id", "env", "question", "answer"
+        if why := records.complaint(task, required) or fault(task):
+            fail(f"{source}: entry {number}: {why}")
+        if env and task["env"] != env:
+            fail(f'{source}: "env" is {task["env"]!r}, not {env!r} (use that ENV, or another file)')
+    return tasks
+
+
+def wording(task: dict) -> str:
+    """The question without case, punctuation and layout: two that differ in these are one.
+
+    >>> wording({"question": "Bo has $3.  How many?"})
+    'bo has 3 how many'
+    """
+    return " ".join(re.findall(r"\w+", task["question"].lower()))
+
+
+def is_held_out(task: dict, share: float, seed: int) -> bool:
+    """Whether a question falls into the held-out share: by its wording, whatever else is there."""
+    digest = hashlib.sha256(f"{seed} {wording(task)}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") < share * 2 ** 48
+
+
+def subset(tasks: list, num: int | None, seed: int) -> list:
+    """`num` of the tasks, drawn by seed, in the order drawn: a smaller num is the same beginning.
+
+    None: all of them, drawn likewise.
+    """
+    return random.Random(seed).sample(tasks, len(tasks))[:num]
+
+
+def collect(sources, test_sources, formats, env, fault, complaint, hold_out, seed) -> tuple:
+    """(training tasks, held-out tasks, remarks) of sources [(source, format)].
+
+    Held-out tasks have a `group`, named after their file; "held out" are those of the training
+    sources. A training task with the question of another one, or of a held-out one, is left out.
+    formats, env, fault  see read_source
+    complaint(task)      what makes a task unfit to be rewarded, or None: such are left out
+    """
+    counts, train, test = Counter(), {}, []
+
+    def usable(source, format):
+        for task in read_source(source, format, formats, env, fault):
+            if complaint(task):
+                counts["with an answer that cannot be compared"] += 1
+            else:
+                yield task
+    for source, format in test_sources:
+        name = Path(source_name(source)).stem
+        test += [{**task, "group": task.get("group", name)} for task in usable(source, format)]
+    asked = set(map(wording, test))
+    for source, format in sources:
+        for task in usable(source, format):
+            question = wording(task)
+            if question in asked:
+                counts["that stand in the test, too"] += 1
+            elif question in train:
+                counts["asked before"] += 1
+            else:
+                train[question] = task
+    held_out = [task for task in train.values() if is_held_out(task, hold_out, seed)]
+    test += [{**task, "group": "held out"} for task in held_out]
+    kept = set(map(wording, held_out))
+    train = [task for question, task in train.items() if question not in kept]
+    for tasks in (train, test):
+        unique_ids(tasks)
+    return train, test, [f"{count:,} left out {why}" for why, count in counts.items()]
+
+
+def unique_ids(tasks: list):
+    """Records are joined by id: where several files give the same one, the later get a number."""
+    seen = Counter()
+    for place, task in enumerate(tasks):
+        seen[task["id"]] += 1
+        if seen[task["id"]] > 1:
+            tasks[place] = {**task, "id": f"{task['id']}#{seen[task['id']]}"}
