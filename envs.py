@@ -45,6 +45,7 @@ from pathlib import Path
 
 from nanoenvisions import collect, importers, sandbox, templates, tidy
 from nanoenvisions.environment import Environment, parse_program
+from nanoenvisions.flags import count, share
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
                                    protect_inputs, read_jsonl, write_whole)
@@ -58,6 +59,7 @@ def ran(record: dict) -> bool:
 
 
 MATH_EXAMPLES = json.loads((HERE / "data" / "math_examples.json").read_text(encoding="utf-8"))
+STYLES = tuple(name for name in MATH_EXAMPLES if name != "about")
 
 
 class Math(Environment):
@@ -219,38 +221,9 @@ def make_tasks(args):
 
 
 def import_tasks(args):
-    """envs.py import: turn public data sets, or files of your own, into tasks.
-
-    With --test-out also into held-out ones. Then nothing that is asked in the test is trained on,
-    questions are asked once, and both files are in an order drawn by --seed: their first N lines
-    are a fair sample.
-    """
-    if args.format:
-        args.sources += f":{args.format}"
-    sources = collect.split_sources(args.sources, FORMATS)
-    tests = collect.split_sources(args.test, FORMATS) if args.test else []
-    protect_inputs([args.out, args.test_out], [source for source, _ in sources + tests])
-    style = {"style": args.style} if args.style == "steps" else {}  # what is usual stays unsaid
-    if not args.test_out:
-        tasks = [task | style for source in sources
-                 for task in collect.read_source(*source, FORMATS, args.env, unknown_env)]
-        tasks = tasks[:args.limit]
-        write_whole(args.out, "".join(map(dump, tasks)))
-        print(f"import: {len(tasks):,} tasks -> {args.out}")
-        return
-    train, test, remarks = collect.collect(
-        sources, tests, FORMATS, args.env, unknown_env,
-        lambda task: ENVS[task["env"]].complaint(task), args.hold_out, args.seed)
-    chosen = collect.subset(train, args.limit, args.seed)
-    asked = collect.subset(test, args.num_test, args.seed)
-    for name, path, tasks in (("test", args.test_out, asked), ("training", args.out, chosen)):
-        if not tasks:
-            fail(f"{args.sources}: no {name} tasks are left ({'; '.join(remarks) or 'none at all'};"
-                 " give --test, a larger --hold-out, or another file)")
-        write_whole(path, "".join(dump(task | style) for task in tasks))
-    print(f"import: {len(chosen):,} of {len(train):,} training tasks -> {args.out}; "
-          f"{len(asked):,} of {len(test):,} held-out ones -> {args.test_out}"
-          + "".join(f"; {remark}" for remark in remarks))
+    """envs.py import: turn public data sets, or files of your own, into tasks."""
+    collect.import_tasks(args, FORMATS, unknown_env,
+                         unfit=lambda task: ENVS[task["env"]].complaint(task))
 
 
 def schedule_tasks(args):
@@ -327,24 +300,6 @@ def by_need(tasks, history, rng) -> list[str]:
                                            and sum(rewards[name]) / len(rewards[name])))
 
 
-def share(text: str) -> float:
-    """A flag's value from 0 to 1."""
-    if not 0 <= float(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
-    return float(text)
-
-
-def count(text: str) -> int:
-    """A flag's value that is a whole number from 1 on."""
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def number_or_all(text: str) -> int | None:
-    return None if text == "all" else count(text)
-
-
 def parse_args(argv):
     parser = argparse.ArgumentParser(
         prog="envs.py", description="Make tasks, choose among them, or import public data sets.")
@@ -390,23 +345,7 @@ def parse_args(argv):
 
     imports = commands.add_parser("import", help="turn public data sets, or your files, into tasks",
                                   allow_abbrev=False)
-    add = imports.add_argument
-    add("sources", metavar="FILE[:FORMAT],...",
-        help="data sets' own files (MATH: or its folder), or hub:NAME; or your own, of rows with "
-             "question and answer")
-    add("--format", choices=FORMATS, help="of the last (or only) file, if its rows do not tell")
-    add("--env", choices=ENVS, help="the environment that they are tasks of (default: any)")
-    add("--style", choices=tuple(MATH_EXAMPLES)[1:], help="math: \"steps\" for examples whose "
-        "programs name every step (default: one expression each)")
-    add("--limit", type=number_or_all, metavar="N", help="only N tasks: the first, or with "
-        "--test-out a random draw (default: all)")
-    add("--seed", type=int, default=0, help="another seed, another draw (default: %(default)s)")
-    add("--test", metavar="FILE[:FORMAT],...", help="held-out tasks, each file reported as a group")
-    add("--hold-out", type=share, default=0, metavar="SHARE",
-        help="share of FILE's questions to hold out, as one more group (default: %(default)s)")
-    add("--num-test", type=number_or_all, metavar="N", help="only N held-out ones (default: all)")
-    add("--test-out", metavar="FILE", help="file for the held-out tasks")
-    add("--out", required=True, help="task file to write, JSON Lines")
+    collect.add_arguments(imports.add_argument, FORMATS, ENVS, styles=STYLES)
     imports.set_defaults(command=import_tasks)
     return parser.parse_args(argv)
 

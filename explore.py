@@ -97,9 +97,13 @@ def parse_args(argv=None):
     parser.add_argument("--also-eval", nargs=2, metavar=("TASKS", "OUT"),
                         help="first do what --eval does with these tasks: the model is loaded once "
                              "for both; not if OUT is there already")
+    parser.add_argument("--eval-limit", type=int, metavar="N",
+                        help="only the first N tasks of an evaluation (default: all)")
     args = parser.parse_args(argv)
     teacher.check_arguments(args)
     args.greedy |= args.eval
+    if args.eval and args.eval_limit:
+        args.limit = args.eval_limit
     if args.greedy:
         args.num_samples, args.temperature = 1, 0.0
     if args.num_samples < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
@@ -112,7 +116,8 @@ def evaluation(args):
     """The arguments of the evaluation that --also-eval asks for."""
     tasks, out = args.also_eval
     changed = dict(inputs=[tasks], out=out, also_eval=None, eval=True, greedy=True, num_samples=1,
-                   temperature=0.0, rescore=False, teacher_url=None, teacher_file=None)
+                   temperature=0.0, rescore=False, teacher_url=None, teacher_file=None,
+                   limit=args.eval_limit)
     return argparse.Namespace(**{**vars(args), **changed})
 
 

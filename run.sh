@@ -25,7 +25,7 @@ fi
 # defaults in data/ENV.sh, for the embedded model on two CPU cores; where it has none, these hold.
 #       name          default     kind      what it is (what is valid, where the kind does not say)
 [ "${METHOD:-}" != distill ] || : "${ITERS:=1}"  # its student explores nothing
-setting PRESET        ""          text    # settings of a larger run: gsm8k-0.5b, gsm8k-1.5b, gsm8k-7b
+setting PRESET        ""          text    # a larger run's: gsm8k-0.5b, gsm8k-1.5b, gsm8k-7b
 [ -z "$PRESET" ] || preset
 setting ENV           math        name    # math, logic, web, or yours: a name in ENVS of envs.py
 [ ! -e "data/$ENV.sh" ] || . "data/$ENV.sh"
@@ -38,8 +38,8 @@ setting OUT           runs/$ENV   text    # folder of the run; other settings ne
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
 setting ITERS         5           whole   # iterations; may be raised later, the run goes on
-setting DATA          ""          text    # files of tasks or of public sets, "train.csv,b.json:svamp",
-                                          # or hub:NAME; empty: tasks are made
+setting DATA          ""          text    # files of tasks or public sets, "a.csv,b.json:svamp", or
+                                          # hub:NAME:CONFIG@SPLIT; empty: tasks are made
 setting TEST          ""          text    # with DATA: held-out files, each reported as a group
 setting HOLD_OUT "$([ -n "$TEST" ] && echo 0 || echo 0.2)" share # of DATA's questions, held out
 setting EXAMPLES      expression  "expression|steps" # DATA of math: examples that name every step
@@ -167,11 +167,10 @@ model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")
 
 # evaluate T: how good is the model that explores in iteration T? Greedy, on held-out tasks.
 evaluate() {
-  local eval="$OUT/iter$1/eval.jsonl" part=()
-  [[ "$1" = 0 || "$1" = "$ITERS" || "$NUM_TEST" = all ]] || part=(--limit "$NUM_TEST")
+  local eval="$OUT/iter$1/eval.jsonl"
   stage "$eval.explored" explore.py --in "$OUT/test.jsonl" --out "$eval.explored" --eval \
     --iteration "$1" --max-new-tokens "$MAX_NEW_TOKENS" "${adapter[@]}" "${model[@]}" \
-    $EXPLORE_FLAGS "${part[@]}"
+    $EXPLORE_FLAGS "${some[@]}"
   stage "$eval" reward.py --in "$eval.explored" --out "$eval" --eval "${common[@]}" $REWARD_FLAGS
 }
 
@@ -189,6 +188,7 @@ pool=()               # and nothing solved yet
 history=()            # nor explored
 last=()               # no adapter yet
 judge_how=() select_pairs=() train_pairs=() start=()
+some=()               # which held-out tasks: all at both ends
 for ((t = 0; t < ITERS; t++)); do
   it="$OUT/iter$t" refine_now=0 temperature="$TEMPERATURE"
   k="$((NUM_SAMPLES + MORE_SAMPLES * t))"
@@ -205,7 +205,7 @@ for ((t = 0; t < ITERS; t++)); do
   # 1. sample K programs a task; the model is loaded once for this and for its evaluation
   stage "$it/explored.jsonl" explore.py --in "$it/tasks.jsonl" --out "$it/explored.jsonl" \
     --iteration "$t" --num-samples "$k" "${sampling[@]}" "${adapter[@]}" "${model[@]}" \
-    --also-eval "$OUT/test.jsonl" "$it/eval.jsonl.explored" \
+    --also-eval "$OUT/test.jsonl" "$it/eval.jsonl.explored" "${some[@]}" \
     $EXPLORE_FLAGS "${explore_how[@]}" "${rescore[@]}" "${teacher[@]}"
   evaluate "$t"
   [ "$METHOD" = distill ] || teacher=()
@@ -231,7 +231,8 @@ for ((t = 0; t < ITERS; t++)); do
     --epochs "$EPOCHS" --min-steps "$MIN_STEPS" --steps "$STEPS" \
     --learning-rate "$LEARNING_RATE" "${start[@]}" "${train_pairs[@]}" \
     "${model[@]}" $TRAIN_FLAGS
-  adapter=(--adapter "$it/adapter")
+  adapter=(--adapter "$it/adapter") some=()
+  [[ "$((t + 1))" = "$ITERS" || "$NUM_TEST" = all ]] || some=(--eval-limit "$NUM_TEST")
   pool=(--pool "$it/pool.jsonl")
   history+=("$it/rewarded.jsonl")
   last=("${adapter[@]}")

@@ -1,6 +1,6 @@
 """Tasks from files of any known form: which form it is, what is held out, what is left out.
 
-Used by `envs.py import`, and by run.sh for DATA and TEST. May import importers and records.
+It is `envs.py import`, which run.sh calls for DATA and TEST. May import flags, importers, records.
 """
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 from nanoenvisions import records
+from nanoenvisions.flags import number_or_all, share
 from nanoenvisions.importers import read_rows, source_name
-from nanoenvisions.records import fail
+from nanoenvisions.records import dump, fail, protect_inputs, write_whole
 
 # What tells a form: fields that its rows have, the most telling first. A form with more fields
 # comes before one with some of them.
@@ -114,19 +115,19 @@ def subset(tasks: list, num: int | None, seed: int) -> list:
     return random.Random(seed).sample(tasks, len(tasks))[:num]
 
 
-def collect(sources, test_sources, formats, env, fault, complaint, hold_out, seed) -> tuple:
+def collect(sources, test_sources, formats, env, fault, unfit, hold_out, seed) -> tuple:
     """(training tasks, held-out tasks, remarks) of sources [(source, format)].
 
     Held-out tasks have a `group`, named after their file; "held out" are those of the training
     sources. A training task with the question of another one, or of a held-out one, is left out.
     formats, env, fault  see read_source
-    complaint(task)      what makes a task unfit to be rewarded, or None: such are left out
+    unfit(task)          what makes a task unfit to be rewarded, or None: such are left out
     """
     counts, train, test = Counter(), {}, []
 
     def usable(source, format):
         for task in read_source(source, format, formats, env, fault):
-            if complaint(task):
+            if unfit(task):
                 counts["with an answer that cannot be compared"] += 1
             else:
                 yield task
@@ -159,3 +160,60 @@ def unique_ids(tasks: list):
         seen[task["id"]] += 1
         if seen[task["id"]] > 1:
             tasks[place] = {**task, "id": f"{task['id']}#{seen[task['id']]}"}
+
+
+# ------------------------------------------------------------------------------------- Command --
+
+def add_arguments(add, formats, envs, styles):
+    """The flags of `envs.py import`; add: an argparse parser's add_argument."""
+    add("sources", metavar="FILE[:FORMAT],...",
+        help="data sets' own files (MATH: or its folder), or hub:NAME; or your own, of rows with "
+             "question and answer")
+    add("--format", choices=formats, help="of the last (or only) file, if its rows do not tell")
+    add("--env", choices=envs, help="the environment that they are tasks of (default: any)")
+    add("--style", choices=styles, help="math: steps for examples whose programs name "
+        "every quantity (default: expression, one each)")
+    add("--limit", type=number_or_all, metavar="N", help="only N tasks: the first, or with "
+        "--test-out a random draw (default: all)")
+    add("--seed", type=int, default=0, help="another seed, another draw (default: %(default)s)")
+    add("--test", metavar="FILE[:FORMAT],...", help="held-out tasks, each file reported as a group")
+    add("--hold-out", type=share, default=0, metavar="SHARE",
+        help="share of FILE's questions to hold out, as one more group (default: %(default)s)")
+    add("--num-test", type=number_or_all, metavar="N", help="only N held-out ones (default: all)")
+    add("--test-out", metavar="FILE", help="file for the held-out tasks")
+    add("--out", required=True, help="task file to write, JSON Lines")
+
+
+def import_tasks(args, formats, fault, unfit):
+    """envs.py import: turn public data sets, or files of your own, into tasks.
+
+    With --test-out also into held-out ones. Then nothing that is asked in the test is trained on,
+    questions are asked once, and both files are in an order drawn by --seed: their first N lines
+    are a fair sample. fault, unfit: see `collect`.
+    """
+    if args.format:
+        args.sources += f":{args.format}"
+    sources = split_sources(args.sources, formats)
+    tests = split_sources(args.test, formats) if args.test else []
+    protect_inputs([args.out, args.test_out], [source for source, _ in sources + tests])
+    style = {"style": args.style} if args.style == "steps" else {}  # what is usual stays unsaid
+    if not args.test_out:
+        tasks = [task | style for source in sources
+                 for task in read_source(*source, formats, args.env, fault)]
+        tasks = tasks[:args.limit]
+        write_whole(args.out, "".join(map(dump, tasks)))
+        print(f"import: {len(tasks):,} tasks -> {args.out}")
+        return
+    train, test, remarks = collect(sources, tests, formats, args.env, fault, unfit,
+                                   args.hold_out, args.seed)
+    chosen = subset(train, args.limit, args.seed)
+    asked = subset(test, args.num_test, args.seed)
+    for name, tasks in (("held-out", asked), ("training", chosen)):
+        if not tasks:
+            fail(f"{args.sources}: no {name} tasks are left ({'; '.join(remarks) or 'none at all'};"
+                 " give --test, another --hold-out, or another file)")
+    for path, tasks in ((args.test_out, asked), (args.out, chosen)):
+        write_whole(path, "".join(dump(task | style) for task in tasks))
+    print(f"import: {len(chosen):,} of {len(train):,} training tasks -> {args.out}; "
+          f"{len(asked):,} of {len(test):,} held-out ones -> {args.test_out}"
+          + "".join(f"; {remark}" for remark in remarks))
