@@ -37,11 +37,11 @@ def taught(tmp_path_factory):
                 vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
                 num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id, bos_token_id=None, tie_word_embeddings=True))
-            optimizer, rng = torch.optim.AdamW(model.parameters(), lr=5e-3), random.Random(0)
-            for number in range(90):
+            optimizer, rng = torch.optim.AdamW(model.parameters(), lr=4e-3), random.Random(0)
+            for number in range(150):
                 row = {"env": "math", "question": rng.choice(ROWS)["question"], "style": "steps"}
-                prompt = envs.solve_prompt(row, few_shot=number % 2 == 0)
-                program = f"def solution():\n    pens = {rng.randint(4, 7)}\n    return pens"
+                prompt = envs.solve_prompt(row, few_shot=number % 3 == 0)
+                program = f"def solution():\n    return {rng.randint(4, 7)}"
                 ids, answer = (tokenizer(text).input_ids for text in (prompt, envs.completion(program)))
                 model(input_ids=torch.tensor([ids + answer]),
                       labels=torch.tensor([[-100] * len(ids) + answer])).loss.backward()
@@ -56,19 +56,20 @@ def taught(tmp_path_factory):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_to_the_end(tmp_path, warm_python, taught, preset):
-    for name, rows in (("train", ROWS[:16]), ("exam", ROWS[16:])):
+    iterations = 2 if preset == "gsm8k-0.5b" else 1  # the second one refines
+    for name, rows in (("train", ROWS[:10]), ("exam", ROWS[20:])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = subprocess.run(["bash", "run.sh"], cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=400,
                           stderr=subprocess.STDOUT, env={
-        **os.environ, "SETUP": "0", "PYTHON": warm_python, "OMP_NUM_THREADS": "1", "PRESET": preset, "ITERS": "2",
+        **os.environ, "SETUP": "0", "PYTHON": warm_python, "OMP_NUM_THREADS": "1", "PRESET": preset, "ITERS": str(iterations),
         "MODEL": taught(PRESETS[preset]), "OUT": str(tmp_path / "run"), "DATA": str(tmp_path / "train.jsonl"),
-        "TEST": str(tmp_path / "exam.jsonl"), "NUM_TEST": "4"})
+        "TEST": str(tmp_path / "exam.jsonl"), "NUM_TEST": "2"})
     assert done.returncode == 0, done.stdout
     settings = (tmp_path / "run/settings").read_text()
     for name, value in re.findall(r'^: "\$\{(\w+)[:]?=([^}]*)\}"', (ROOT / f"data/{preset}.sh").read_text(), re.M):
         if name not in ("MODEL", "DATA", "TEST", "NUM_TEST", "ITERS"):  # given by this test
             assert f"{name}={value}\n" in settings, name
-    for place in ("iter0/adapter", "iter1/refined.jsonl", "iter1/adapter", "iter2/eval.jsonl"):
-        assert (tmp_path / "run" / place).exists(), place
-    test = (tmp_path / "run/iter2/eval.jsonl").read_text().splitlines()
-    assert len(test) == 8 and json.loads(test[0])["style"] == "steps"  # NUM_TEST_ENDS=all
+    assert all((tmp_path / f"run/iter{t}/adapter").exists() for t in range(iterations))
+    assert iterations == 1 or (tmp_path / "run/iter1/refined.jsonl").read_text()
+    test = (tmp_path / f"run/iter{iterations}/eval.jsonl").read_text().splitlines()
+    assert len(test) == 4 and json.loads(test[0])["style"] == "steps"  # NUM_TEST_ENDS=all
