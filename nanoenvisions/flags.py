@@ -1,4 +1,7 @@
-"""Values of flags: argparse calls these, and says what they complain about. Standard library only."""
+"""Values of flags: argparse calls these, and says what they complain of.
+
+May import the standard library only.
+"""
 from __future__ import annotations
 
 import argparse

@@ -200,8 +200,8 @@ FAULTS = {
         ("easier levels count for a harder one", 'if task.get("level", 0) == level]',
          'if task.get("level", 0) <= level]', "next_level")],
     ("envs.py", "test_select"): [
-        ("a timeout ran to its end", 'in ("correct", "wrong")\n\n\nclass',
-         'in ("correct", "wrong", "timeout")\n\n\nclass', "mended_by")],
+        ("a timeout ran to its end", 'in ("correct", "wrong")\n\n\n',
+         'in ("correct", "wrong", "timeout")\n\n\n', "mended_by")],
     ("nanoenvisions/templates.py", "test_tasks"): [
         ("train and test share numbers", "split_of(template, draw[2]) == args.split)", "True)",
          "share_no_question"),
@@ -229,9 +229,10 @@ FAULTS = {
         ("GSM8K's first ####", 'r".*####(.*)"', 'r".*?####(.*)"', "official_form"),
         ("MATH's first box", "(?!.*\\\\boxed)", "", "last_box"),
         ("thousands cut off", 'text.replace(",", "").partition', 'text.partition', "official_form"),
-        ("the number of a bad entry", "enumerate(rows, 1):\n        for field",
-         "enumerate(rows):\n        for field", "import_refuses"),
-        ("ids are not unique", '/{number:05d}", "env": "math"', '", "env": "math"',
+        ("the number of a bad entry", "enumerate(rows, 1):\n        for field in [",
+         "enumerate(rows):\n        for field in [", "import_refuses"),
+        ("ids are not unique", '{Path(path).stem}/{number:05d}", "env": "math",\n                          "q',
+         '{Path(path).stem}", "env": "math",\n                          "q',
          "official_form")],
     ("nanoenvisions/importers.py", "test_logic"): [
         ("one name for all candidates", '"candidate": candidate,', '"candidate": 0,',
