@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import faults
+import faults_data
 import faults_methods
 import faults_model
 
@@ -33,7 +34,8 @@ LIMIT = 600  # seconds; a fault that makes the tests hang is noticed, too
 
 def every_mutant() -> list[tuple]:
     """[(file, test file, name, right text, faulty text, pytest -k)]"""
-    return [(*place, *mutant) for table in (faults.FAULTS, faults_model.FAULTS, faults_methods.FAULTS)
+    return [(*place, *mutant) for table in (faults.FAULTS, faults_model.FAULTS, faults_methods.FAULTS,
+                          faults_data.FAULTS)
             for place, mutants in table.items() for mutant in mutants]
 
 

@@ -244,3 +244,18 @@ def test_wrong_settings_leave_nothing_behind(tmp_path, tiny_model, warm_python, 
     done = start(warm_python, tiny_model, tmp_path / "run", **settings)
     assert done.returncode == 1 and words in done.stdout and "Traceback" not in done.stdout
     assert not list(tmp_path.glob("run/*.jsonl"))
+
+
+# ------------------------------------------------------------------------------------ The ceiling --
+
+def test_human_equations_become_programs_with_the_answer(mawps):
+    """tests/bench_labels.py: prefix to infix, brackets where they are needed, rows as select.py makes them."""
+    import bench_labels
+    assert bench_labels.infix("- number0 - number1 number2", ["9", "5", "2"]) == "9 - (5 - 2)"
+    assert bench_labels.infix("/ + number0 number1 2.0", ["9", "5"]) == "(9 + 5) / 2"
+    tasks = importers.import_math(str(mawps), "mawps")
+    rows = bench_labels.label_rows(mawps, tasks)
+    assert [row["completion"].split("return ")[1] for row in rows] == ["2 + 3.5\n```", "4 * 0.3333\n```", "2 + 3.5\n```"]
+    assert rows[0]["prompt"] == envs.solve_prompt(tasks[0])
+    with pytest.raises(SystemExit, match="not those"):
+        bench_labels.label_rows(mawps, [{**tasks[0], "question": "Another?"}])
