@@ -133,7 +133,7 @@ def check_stages(out, refines: bool):
     expected = []
     for t in (0, 1):
         refine = [("refine", t)] * (refines and t == 1)  # the base model does not rewrite
-        expected += [("eval-explore", t), ("eval", t), ("explore", t), *refine,
+        expected += [("eval-explore", t), ("explore", t), ("eval", t), *refine,
                      ("reward", t), ("select", t), ("train", t)]
     expected += [("eval-explore", 2), ("eval", 2)]
     assert [(row["stage"], row["iteration"]) for row in rows] == expected
