@@ -27,7 +27,8 @@ MATH_FORMATS = {
     "asdiv": (["Body", "Question"], "Answer", r"([^()]*)(?:\([^()]*\))?\s*$"),  # 9 (apples)
     # the last \boxed{...}, which may hold braces of its own; rarely \boxed 5
     "math": (["problem"], "solution",
-             r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{[^{}]*\})*)\}|\s*([^\s{}$]+))"),
+             r".*(?:\\boxed|\\fbox)(?!.*\\boxed)(?:\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+             r"|\s*([^\s{}$]+))"),
     "pal": (["input"], "target", r"(.*)"),
     "envisions": (["input"], "label", r"(.*)"),
     "mawps": (["Question"], "Answer", r"(.*)"),  # and ASDiv-A, SVAMP in the same form
@@ -61,7 +62,8 @@ def latex_number(text: str):
         from math_verify import parse
     except ImportError:
         return None
-    found = parse(f"${text}$", raise_on_error=False)
+    # a limit that is never met: a busy machine must not leave out what an idle one reads
+    found = parse(f"${text}$", raise_on_error=False, parsing_timeout=3600)
     with contextlib.suppress(ArithmeticError, AttributeError, TypeError, ValueError):
         if found and found[0].is_number and found[0].is_real and found[0].is_finite:
             return whole(float(found[0]))

@@ -239,6 +239,7 @@ def test_other_settings_or_inputs_do_not_continue_a_file(tmp_path, monkeypatch, 
     with monkeypatch.context() as change, pytest.raises(KeyboardInterrupt):
         change.setattr(envs, "run_programs", interrupted)
         reward.main(["--in", str(path), "--out", out])
+    write(tmp_path / "out.part", [candidate("answer = 42", reward=1)])  # a line that was finished
     if not flags:
         write(path, [candidate("answer = 43")])
     with pytest.raises(SystemExit, match="begun with other settings") as stop:

@@ -111,7 +111,7 @@ def test_layers_are_named(judged):
      "run this in a container", ("fork", "10 GB at once", "endless loop", "300 files")),
 ])
 def test_without_a_layer(tmp_path, changes, says, cases):
-    for name in ("envs.py", "nanoenvisions"):
+    for name in ("envs.py", "nanoenvisions", "data"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     path = tmp_path / "nanoenvisions" / "jail.py"
     for old, new in changes:

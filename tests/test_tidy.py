@@ -254,7 +254,7 @@ AS_THEY_CAME = ("long", "no program", "cut off", "null", "surrogate", "indented"
 def test_hostile_text_is_read_in_time(text, ran):
     started = time.process_time()
     after = tidy(text, ran)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 3  # a second on a slow, busy core; unbounded: minutes
     assert tidy(after, ran) == after and canonical(text, ran) and computes(text) in (True, False)
 
 
