@@ -5,7 +5,7 @@ Nothing here imports torch, so reward.py, select.py and most tests start at once
     Math      word problems       -> Python programs   (PAL, arXiv 2211.10435), the worked example
     ENVS      all environments; logic and web are in nanoenvisions/
     Prompts   one place for every prompt, for sampling and for training
-    Commands  python envs.py make | import | schedule
+    Commands  python envs.py make | import | schedule | show
 
 To add an environment, see class Environment in nanoenvisions/environment.py.
 
@@ -43,7 +43,7 @@ import re
 import sys
 from pathlib import Path
 
-from nanoenvisions import collect, importers, sandbox, templates, tidy
+from nanoenvisions import collect, importers, sandbox, show, templates, tidy
 from nanoenvisions.environment import Environment, parse_program
 from nanoenvisions.flags import count, share
 from nanoenvisions.logic import Logic
@@ -347,6 +347,11 @@ def parse_args(argv):
                                   allow_abbrev=False)
     collect.add_arguments(imports.add_argument, FORMATS, ENVS, styles=STYLES)
     imports.set_defaults(command=import_tasks)
+
+    shows = commands.add_parser("show", help="print a task's life: its programs, rewards, rows",
+                                allow_abbrev=False)
+    show.add_arguments(shows.add_argument)
+    shows.set_defaults(command=show.show_task)
     return parser.parse_args(argv)
 
 

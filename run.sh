@@ -3,6 +3,7 @@
 #
 #   bash run.sh                                   SmolLM2-135M on word problems: half an hour on two
 #                                                 CPU cores with 4 GB of memory, faster on any GPU
+#   QUICK=1 bash run.sh                           a first look: two small iterations, minutes
 #   bash run.sh test                              the same set-up, then the tests: ten minutes
 #   MODEL=Qwen/Qwen2.5-1.5B-Instruct bash run.sh  a bigger model from the hub: a GPU with 8 GB
 #
@@ -27,6 +28,8 @@ fi
 [ "${METHOD:-}" != distill ] || : "${ITERS:=1}"  # its student explores nothing
 setting PRESET        ""          text    # a larger run's: gsm8k-0.5b, gsm8k-1.5b, gsm8k-7b
 [ -z "$PRESET" ] || preset
+setting QUICK         0           "0|1"   # 1: a first look in minutes, the settings of data/quick.sh
+[ "$QUICK" = 0 ] || . data/quick.sh
 setting ENV           math        name    # math, logic, web, or yours: a name in ENVS of envs.py
 [ ! -e "data/$ENV.sh" ] || . "data/$ENV.sh"
 setting METHOD        envisions   name    # envisions, or another of those below

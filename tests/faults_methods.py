@@ -73,4 +73,15 @@ FAULTS = {
          '"${explore_how[@]}"', "same_probability"),
         ("MORE_SAMPLES ignored", "NUM_SAMPLES + MORE_SAMPLES * t", "NUM_SAMPLES", "more_samples"),
         ("no history", 'history+=("$it/rewarded.jsonl")', "true", "more_samples")],
+    ("nanoenvisions/show.py", "test_show"): [
+        ("escape sequences are obeyed", "return \"\".join(one if one.isprintable() or one in keep",
+         "return \"\".join(one if one", "hostile"),
+        ("the name of a task is obeyed", 'lines = [f"task {clean(name, keep=\'\')}"]',
+         'lines = [f"task {name}"]', "hostile"),
+        ("the pool without ranks", 'some.sort(key=lambda one: -one', 'some.sort(key=lambda one: one',
+         "by_hand"),
+        ("the diff keeps its header", 'lineterm=""))[3:]', 'lineterm=""))', "by_hand"),
+        ("two runs are mixed", 'if before["program"] != record["program"]:', "if False:", "named"),
+        ("a greedy answer is a draft", 'if file.stem.startswith("eval") else', "if False else",
+         "held_out")],
 }
