@@ -28,7 +28,7 @@ fi
 [ "${METHOD:-}" != distill ] || : "${ITERS:=1}"  # its student explores nothing
 setting PRESET        ""          text    # a larger run's: gsm8k-0.5b, gsm8k-1.5b, gsm8k-7b
 [ -z "$PRESET" ] || preset
-setting QUICK         0           "0|1"   # 1: a first look in minutes, the settings of data/quick.sh
+setting QUICK         0           "0|1"   # 1: a first look in minutes, see data/quick.sh
 [ "$QUICK" = 0 ] || . data/quick.sh
 setting ENV           math        name    # math, logic, web, or yours: a name in ENVS of envs.py
 [ ! -e "data/$ENV.sh" ] || . "data/$ENV.sh"
