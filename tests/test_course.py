@@ -49,7 +49,7 @@ def cheap(command) -> bool:
     """No model, no browser, no file of somebody else's: what it needs is in `room`."""
     words = shlex.split(command)
     return (words[0] == "python" and words[1] in ("envs.py", "reward.py", "select.py", "data/report.py", "tests/lab.py")
-            and len(words) > 3 and not re.search(r"--(help|judge|format)|ID|FILE|STAGE|--env web|gsm8k|runs/(a|math|class)\b",
+            and len(words) > 2 and not re.search(r"--(help|judge|format)|ID|FILE|STAGE|--env web|gsm8k|runs/(a|math|class)\b",
                                                  command))
 
 

@@ -164,7 +164,7 @@ def help_of(script: str) -> str:
     """What `python SCRIPT --help` prints; for envs.py that of all its commands."""
     calls = [[]]
     if script == "envs.py":
-        calls += [["make", "--env", env] for env in ("math", "logic", "web")] + [["import"], ["schedule"]]
+        calls += [["make", "--env", env] for env in ("math", "logic", "web")] + [["import"], ["schedule"], ["show"]]
     texts = []
     for call in calls:
         done = subprocess.run([sys.executable, script, *call, "--help"], cwd=ROOT, text=True,
