@@ -45,9 +45,7 @@ def default_model() -> str:
     with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be turned off
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name,
                                                      dtype=torch.bfloat16)
-    model.hf_quantizer = None  # save_pretrained refuses a model that remembers its GGUF quantiser
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    rounded.forget_quantiser(model)  # the GGUF's
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".make-") as scratch:
         whole = Path(scratch) / "whole"
         model.save_pretrained(whole)

@@ -58,13 +58,18 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def forget_quantiser(model):
+    """Of an unpacked model: save_pretrained refuses one that remembers its quantiser."""
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
 def keep(model, folder: Path):
     """Put an unpacked model's weights into a folder, which appears whole or not at all."""
     if is_whole(folder) or not FEWEST <= model.num_parameters() <= MOST:
         return  # whole: another process was first
-    model.hf_quantizer = None  # save_pretrained refuses a model that remembers its quantiser
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    forget_quantiser(model)
     with contextlib.suppress(OSError):  # no room, or not ours to write
         shutil.rmtree(folder, ignore_errors=True)  # a broken one
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".round-") as scratch:

@@ -145,7 +145,7 @@ def adapter_fingerprint(adapter):
     weights = os.path.join(adapter, "adapter_model.safetensors")
     if not os.path.exists(weights):
         fail(f"{adapter}: no adapter there (train.py writes it; leave --adapter away for the "
-                  "base model)")
+             "base model)")
     return fingerprint(weights)
 
 
