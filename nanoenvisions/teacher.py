@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import contextlib
 import http.client
-import itertools
 import json
 import os
 import random
@@ -77,23 +76,27 @@ def programs_to_file(args, tasks, make_prompt, make_record):
             print(f"explore: {more:,} programs of {args.teacher_file} are left out: --num-samples "
                   f"is {args.num_samples}")
         jobs = [(task, k) for task, k in jobs if k < len(programs_of(given, task))]
-        replies = (programs_of(given, task)[k] for task, k in jobs)
     name = args.teacher_model or os.path.basename(args.teacher_file)
     with Output(args.out, settings) as out:
         records = list(out.done)
-        left = jobs[len(records):]
+        done = {(record["id"], record["candidate"]) for record in records}
+        left = [(task, k) for task, k in jobs if (task["id"], k) not in done]
         if args.teacher_file:
-            replies = itertools.islice(replies, len(records), None)
+            replies = (programs_of(given, task)[k] for task, k in left)
         else:
             asking = Asking(args, args.teacher_limit - len(records))
             replies = asking.replies([(make_prompt(task, k), f"{task['id']} {k}")
                                       for task, k in left])
-        for (task, k), text in zip(left, progress(replies, "teacher", total=len(left))):
+        # replies first: when they end, they may still have a failure to raise
+        for text, (task, k) in zip(progress(replies, "teacher", total=len(left)), left):
+            if text is None:  # none came, or none was asked for; those behind it may be there
+                continue
             records.append(make_record(task, k) | {"program": parse_program(text), "teacher": name})
             out.write(records[-1])
         if not records:
             fail(f"{args.teacher_file or args.teacher_url}: no program for any of the "
-                 f"{len(tasks)} tasks (its lines need the id or the question of a task)")
+                 f"{len(tasks)} tasks " + ("(its lines need the id or the question of a task)"
+                                           if args.teacher_file else "(raise --teacher-limit)"))
     seconds = time.time() - started
     counts = {"stage": "explore", "iteration": records[0]["iteration"],
               "seconds": round(seconds, 1), "tasks": len({record["id"] for record in records}),
@@ -157,40 +160,51 @@ class Asking:
             fail(f"{KEY} has blanks, line ends or other signs that no key has (copy it again)")
 
     def replies(self, questions):
-        """What the server answers to each (prompt, name), in order, until the limit is reached."""
+        """What the server answers to each (prompt, name), in order; None: there is no answer.
+
+        First tries are taken from the limit in the order of the questions. When one question
+        fails for good no more are asked, but answers that are under way, and paid for, are kept.
+        """
+        left, waiting, failure = collections.deque(questions), collections.deque(), None
         with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-            waiting = collections.deque()
             try:
-                for question in questions:
-                    waiting.append(pool.submit(self.ask, *question))
-                    if len(waiting) == AT_ONCE:
-                        if (text := waiting.popleft().result()) is None:
-                            return
-                        yield text
-                while waiting:
-                    if (text := waiting.popleft().result()) is None:
-                        return
+                while True:
+                    while left and len(waiting) < AT_ONCE and self.may_ask():
+                        waiting.append(pool.submit(self.ask, *left.popleft()))
+                    if not waiting:
+                        break
+                    try:
+                        text = waiting.popleft().result()
+                    except SystemExit as error:
+                        text, failure = None, failure or error
+                        self.stopped.set()
                     yield text
-            except Temporary as error:
-                fail(f"{self.url}: {error}, {TRIES} times (run again: what it has written is kept)")
+                if failure:
+                    raise failure
             finally:
                 self.stopped.set()  # threads that pause give up
 
+    def may_ask(self) -> bool:
+        """Whether one more request is allowed; if so, it is counted."""
+        with self.lock:
+            allowed = self.requests < self.limit and not self.stopped.is_set()
+            self.requests += allowed
+            return allowed
+
     def ask(self, prompt: str, name: str) -> str | None:
-        """One program's text; None: no request is left. Raises Temporary after the last try."""
+        """One program's text; None: no request is left for another try. The first is counted."""
         for number in range(TRIES):
-            with self.lock:
-                if self.requests >= self.limit or self.stopped.is_set():
-                    return None
-                self.requests += 1
+            if number and not self.may_ask():
+                return None
             try:
                 return self.request(prompt, name)
             except Temporary as error:
-                if number == TRIES - 1:
-                    raise
+                what, asked = error, error.pause
+            if number < TRIES - 1:
                 pause = FIRST_PAUSE * 2 ** number  # not all at once again: each a little otherwise
                 pause *= random.Random(f"{name} {number}").uniform(0.7, 1.3)
-                self.stopped.wait(min(max(pause, error.pause), LONGEST_PAUSE))
+                self.stopped.wait(min(max(pause, asked), LONGEST_PAUSE))
+        fail(f"{self.url}: {what}, {TRIES} times (run again: what it has written is kept)")
 
     def request(self, prompt: str, name: str) -> str:
         args = self.args
