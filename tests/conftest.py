@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def run_stage(name, *flags, **options):
     """Start a stage as people do: `python name.py flags`, from the repository root."""
     return subprocess.run([sys.executable, f"{name}.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
                           timeout=300, **options)
+
+
+def in_time(work, seconds):
+    """What work() gives; fails if each of three tries takes so many seconds of processor time or more.
+
+    A neighbour on the same core makes a try slower, never faster, so one quick try is enough.
+    """
+    for _ in range(3):
+        started = time.process_time()
+        result = work()
+        if time.process_time() - started < seconds:
+            return result
+    raise AssertionError(f"{seconds} s of processor time or more, three times")
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 import json
 import random
 import re
-import time
 
 import pytest
+from conftest import in_time
 from test_logic import Logic, make, unnumbered
 
 import reward
@@ -106,10 +106,7 @@ def test_train_and_test_share_no_theory():
 def test_no_text_takes_long_to_read(text):
     """select.py reads programs outside the sandbox: 20,000 hostile characters, well under a second."""
     for program in (text, text + "\nBob is cold?", "\n".join([text[:499]] * 40)):
-        began = time.process_time()
-        Logic.canonical({"program": program})
-        logic.words_of(program)
-        assert time.process_time() - began < 1
+        in_time(lambda: (Logic.canonical({"program": program}), logic.words_of(program)), 1)
 
 
 def test_records_without_the_optional_fields_run(tmp_path):

