@@ -50,7 +50,7 @@ FAULTS = {
         ("no try after the first", "for number in range(TRIES):", "for number in range(1):",
          "tried_again"),
         ("429 is for ever", "425, 429, 500", "425, 500", "limit_on_the_rate"),
-        ("Retry-After ignored", "max(pause, error.pause)", "pause", "limit_on_the_rate"),
+        ("Retry-After ignored", "max(pause, asked)", "pause", "limit_on_the_rate"),
         ("slow replies are read to their end", "if time.monotonic() > end:", "if False:", "slow"),
         ("redirections are followed", "build_opener(NoRedirect)", "build_opener()", "elsewhere"),
         ("the key is shown", 'text.replace(self.key, "***") if self.key else text', "text",
