@@ -41,7 +41,7 @@ from torch.utils.checkpoint import checkpoint
 import envs
 from nanoenvisions import adapters
 from nanoenvisions.families import own_attention, self_check, vocabulary_logits
-from nanoenvisions.memory import is_out_of_memory, make_optimizer
+from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
 
@@ -154,7 +154,8 @@ def add_lora(model, args):
     if any(weight.dim() == 3 for weight in model.parameters()) and "experts" not in str(trained):
         print("train: this model's experts stay as they are: only its other layers are trained",
               file=sys.stderr)
-    if args.checkpointing == "yes" or args.checkpointing == "auto" and model.device.type == "cuda":
+    if args.checkpointing == "yes" or (args.checkpointing == "auto"
+                                       and checkpoints(model, max(args.micro_tokens, args.width))):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     return model
@@ -255,7 +256,7 @@ def parse_args(argv=None):
     add("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
     add("--micro-tokens", type=int, default=2048, help="per forward pass; fewer save memory")
     add("--checkpointing", choices=("auto", "yes", "no"), default="auto",
-        help="recompute activations in the backward pass to save memory; auto: on CUDA")
+        help="recompute activations in the backward pass to save memory; auto: if a GPU is short")
     add("--optimizer", choices=("auto", "adamw", "adamw8bit"), default="auto",
         help="adamw8bit saves memory and is slower; auto: adamw, unless memory is short")
     add("--iteration", type=int, default=0, help="t, recorded in the metrics")

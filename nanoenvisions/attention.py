@@ -67,17 +67,17 @@ def grouped_matmul(rows, matrices, place, largest: int):
 
     rows [B, kv_heads, q, a], matrices [groups, kv_heads, a, b] -> [B, kv_heads, q, b]
     Row i is the (place[i] % largest)-th of group place[i] // largest. place None: the rows come
-    group by group, `largest` in each.
+    group by group, `largest` in each. A place behind the last is nobody's: what it gets is noise.
     """
     groups, kv_heads, a, b = matrices.shape
     batch, _, q, _ = rows.shape
-    if place is not None:  # empty places stay 0
-        rows = rows.new_zeros(groups * largest, kv_heads, q, a).index_copy_(0, place, rows)
+    if place is not None:  # empty places stay 0; behind the last is one for rows of nobody
+        rows = rows.new_zeros(groups * largest + 1, kv_heads, q, a).index_copy_(0, place, rows)[:-1]
     together = rows.view(groups, largest, kv_heads, q, a).transpose(1, 2)
     together = together.reshape(groups, kv_heads, largest * q, a)
     out = torch.matmul(together, matrices).view(groups, kv_heads, largest, q, b).transpose(1, 2)
     out = out.reshape(groups * largest, kv_heads, q, b)
-    return out if place is None else out[place]
+    return out if place is None else out[place.clamp(max=groups * largest - 1)]
 
 
 def cache_shape(config) -> tuple[int, int, int]:
@@ -93,24 +93,27 @@ def cache_dtype(model):
     return torch.float32 if model.device.type == "cpu" else model.dtype
 
 
-def room(like, count: int, length: int):
-    """Space for keys or values [count, kv_heads, length, head_dim], with the heads of `like`."""
-    return like.new_zeros(count, like.shape[1], length, like.shape[3])
+def room(like, layers: int, count: int, length: int):
+    """Space for keys or values [layers, count, kv_heads, length, head_dim], heads as in `like`."""
+    return like.new_zeros(layers, count, like.shape[1], length, like.shape[3])
 
 
 class Cache:
     """Keys and values, in three parts that a row attends to one after the other:
 
-    prefix   tokens that all prompts begin with            per layer [1, kv_heads, P, head_dim]
-    prompts  the rest of each prompt but its last token              [places, kv_heads, X, head_dim]
-    rows     what a row adds: that last token, and all it generates  [slots, kv_heads, N, head_dim]
+    prefix   tokens that all prompts begin with; per layer [1, kv_heads, P, head_dim]
+    prompts  the rest of each prompt but its last token
+    rows     what a row adds: that last token, and all it generates
+
+    prompts and rows are pairs, keys and values, each one tensor for all layers, so that a row moves
+    in one copy: [layers, places or slots, kv_heads, tokens, head_dim].
 
     transformers hands it to each attention layer, which calls `update` and then our attention,
     which asks for what is `shared`.
     """
 
     def __init__(self, model, places: int, longest_prompt: int, slots: int, max_new_tokens: int):
-        self.dtype = cache_dtype(model)
+        self.dtype, self.layers = cache_dtype(model), cache_shape(model.config)[0]
         self.prompt_room, self.row_room = (places, longest_prompt), (slots, max_new_tokens)
         self.prefix, self.prompts, self.rows = [], [], []  # filled when the first keys come
         self.fresh = None  # while prompts are run: their keys and values, layer by layer
@@ -126,18 +129,17 @@ class Cache:
         place of the first of these prompts
         """
         here, longest = slice(first, first + len(index)), index.shape[1]
+        if not self.prompts:
+            self.prompts = [room(new, self.layers, *self.prompt_room) for new in layers[0]]
         for layer, pair in enumerate(layers):
-            if layer == len(self.prompts):
-                self.prompts.append(tuple(room(new, *self.prompt_room) for new in pair))
-            for part, new in zip(self.prompts[layer], pair):
+            for part, new in zip(self.prompts, pair):
                 flat = new.transpose(1, 2).flatten(0, 1)  # [bins * W, kv_heads, head_dim]
-                part[here, :, :longest] = flat[index].transpose(1, 2)
+                part[layer, here, :, :longest] = flat[index].transpose(1, 2)
 
     @staticmethod
     def move(store, source: int, target: int, length: int):
-        for pair in store:
-            for part in pair:
-                part[target, :, :length] = part[source, :, :length]
+        for part in store:
+            part[:, target, :, :length] = part[:, source, :, :length]
 
     # ---- called by transformers ----
 
@@ -150,9 +152,9 @@ class Cache:
         if self.fresh is not None:  # the caller copies them where they belong
             self.fresh.append((keys, values))
             return keys, values
-        if layer == len(self.rows):
-            self.rows.append((room(keys, *self.row_room), room(values, *self.row_room)))
-        own_keys, own_values = self.rows[layer]
+        if not self.rows:
+            self.rows = [room(new, self.layers, *self.row_room) for new in (keys, values)]
+        own_keys, own_values = (part[layer] for part in self.rows)
         own_keys[self.index, :, self.filled] = keys[:, :, 0]
         own_values[self.index, :, self.filled] = values[:, :, 0]
         count = len(self.index)
@@ -167,6 +169,6 @@ class Cache:
             parts.append((*self.prefix[layer], None, batch))  # one group of all rows
         groups, largest, longest = self.shape
         if self.fresh is None and longest:
-            keys, values = (part[:groups, :, :longest] for part in self.prompts[layer])
+            keys, values = (part[layer, :groups, :, :longest] for part in self.prompts)
             parts.append((keys, values, self.place, largest))
         return parts

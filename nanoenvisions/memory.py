@@ -66,6 +66,23 @@ def fitting_slots(config, dtype, room: float, prefix: int, prompt: int, samples:
     return int(max(1, min(most, rows)))
 
 
+def activation_bytes(config, tokens: int) -> float:
+    """What the backward pass of a training step finds kept of so many tokens, in bfloat16: of each
+    layer some 16 vectors of the model's width, and 4 of the width within its MLP."""
+    config = config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return tokens * config.num_hidden_layers * 2 * (16 * config.hidden_size + 4 * inner)
+
+
+def checkpoints(model, tokens: int) -> bool:
+    """Whether training computes activations again in the backward pass, a quarter slower, because
+    those of `tokens` tokens would take more than half of what the weights leave of a GPU."""
+    if model.device.type != "cuda":
+        return False
+    room = total_memory(model.device) - CUDA_CONTEXT - model.get_memory_footprint()
+    return activation_bytes(model.config, tokens) > room / 2
+
+
 def is_out_of_memory(error) -> bool:
     """An illegal memory access is none: fewer rows would not help."""
     marks = ("out of memory", "not enough memory", "can't allocate memory",

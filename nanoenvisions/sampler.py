@@ -7,10 +7,12 @@ changing a program:
      values are stored once and read once a step for all rows.
   2. So are those of a prompt for its K samples; and prompts are run without the vocabulary head.
   3. A row that is finished leaves at once, and the next one takes its slot (continuous batching).
-  4. Each row draws from its own random stream, seeded by its name: whatever else is in the batch,
+  4. On a GPU the step is recorded once and replayed (graphs.py): launching it piece by piece would
+     take longer than running it.
+  5. Each row draws from its own random stream, seeded by its name: whatever else is in the batch,
      it gets the same program, so a killed run continues with the same samples.
 
-May import attention, families, memory, model and records.
+May import attention, families, graphs, memory, model and records.
 """
 from __future__ import annotations
 
@@ -28,6 +30,7 @@ import torch
 
 from nanoenvisions.attention import Cache, attending, cache_dtype
 from nanoenvisions.families import layer_masks
+from nanoenvisions.graphs import Replay, rounded_up, shapes_are_fixed
 from nanoenvisions.memory import SPARE_PROMPTS, fitting_slots, is_out_of_memory, sampling_room
 from nanoenvisions.model import collate, hidden_states, pack, size, token_ids
 from nanoenvisions.records import fail
@@ -150,12 +153,14 @@ class Batch:
         self.skip = common_prefix(prompts) if len(prompts) > 1 else 0  # tokens of the prefix
         longest = max(map(len, prompts))
         self.longest = longest + max_new_tokens  # positions there can be
+        self.samples = min(self.slots, max(len(keys) for _, keys in requests))  # of a prompt
         # in this order, prompts that begin alike come together: see share_roots
         self.waiting = collections.deque(sorted(
             ((ids[self.skip:], keys) for ids, keys in requests), key=lambda request: request[0]))
 
         model.set_attn_implementation("prefix_attention")
         self.cache = Cache(model, self.places, longest - self.skip - 1, self.slots, max_new_tokens)
+        self.replay, self.fixed = Replay(model.device), shapes_are_fixed(model.device)
         if self.skip:
             prefix = [[{"root": prompts[0][:self.skip], "branches": []}]]
             self.cache.prefix = self.prefill(collate(prefix, model.device))
@@ -201,36 +206,50 @@ class Batch:
 
     def logits(self):
         """Run the newest token of every row: [rows, vocabulary]."""
-        cache, rows, device = self.cache, self.rows, self.model.device
-        places, among = [row.prompt.place for row in rows], []
-        members = [0] * len(self.prompts)  # rows of each prompt; `among`: which of them a row is
-        for place in places:
-            among.append(members[place])
-            members[place] += 1
-        filled = [len(row.ids) for row in rows]
-        lengths = [row.prompt.length for row in rows]
-        newest = [row.ids[-1] if row.ids else row.prompt.last for row in rows]
-        cache.longest = max(filled) + 1
-        cache.shape = len(self.prompts), max(members), max(prompt.length for prompt in self.prompts)
-        newest, filled, lengths, places, among = torch.tensor(
-            [newest, filled, lengths, places, among]).to(device)
-        cache.index, cache.filled = torch.arange(len(rows), device=device), filled
-        cache.place = places * cache.shape[1] + among
+        inputs, shape = self.inputs()
+        with attending(self.cache):
+            return self.replay(self.forward, inputs, shape)[:len(self.rows)]
+
+    def inputs(self):
+        """What `forward` needs: numbers [4, rows], and all that it may size tensors by."""
+        rows, members, among = self.rows, [0] * len(self.prompts), []
+        for row in rows:  # `members`: rows of each prompt; `among`: which of them a row is
+            among.append(members[row.prompt.place])
+            members[row.prompt.place] += 1
+        shape = (len(rows), max(len(row.ids) for row in rows) + 1, len(self.prompts), max(members),
+                 max(prompt.length for prompt in self.prompts))
+        if self.fixed:  # a little more work in a few shapes: see graphs.py
+            shape = (rounded_up(shape[0], self.slots), rounded_up(shape[1], self.max_new_tokens),
+                     rounded_up(shape[2], self.places), self.samples, self.cache.prompt_room[1])
+        numbers = [(row.ids[-1] if row.ids else row.prompt.last, len(row.ids), row.prompt.length,
+                    row.prompt.place * shape[3] + k) for row, k in zip(rows, among)]
+        nobody = (0, 0, 0, shape[2] * shape[3])  # a place behind all others
+        numbers += [nobody] * (shape[0] - len(rows))
+        return torch.tensor(numbers).to(self.model.device).T, shape
+
+    def forward(self, inputs, shape):
+        """Logits [rows, vocabulary] after one token of each row.
+
+        inputs [4, rows]: the token, the row's tokens before it, those of its prompt, and its place
+        shape  rows, tokens of the longest; prompts, rows of the one with most, tokens of the longest
+        """
+        (newest, filled, lengths, place), device = inputs, inputs.device
+        cache, (count, longest, *cache.shape) = self.cache, shape
+        cache.index, cache.filled = torch.arange(count, device=device), filled
+        cache.longest, cache.place = longest, place
 
         # a row sees its whole prompt, and its own tokens up to the newest; the stores are longer
         in_prompt = torch.arange(cache.shape[2], device=device)
-        in_row = torch.arange(cache.longest, device=device)
+        in_row = torch.arange(longest, device=device)
         unused = torch.cat([in_prompt >= lengths[:, None], in_row > filled[:, None]], dim=1)
         mask = torch.zeros(unused.shape, device=device).masked_fill_(unused, -torch.inf)
         begin = (self.skip + lengths)[:, None]  # position of a row's first own token
-        at = torch.arange(self.skip + cache.shape[2], device=device).expand(len(rows), -1)
+        at = torch.arange(self.skip + cache.shape[2], device=device).expand(count, -1)
         positions = begin + filled[:, None]
         masks = layer_masks(self.model.config, mask[:, None, None], positions,
                             torch.cat([at, begin + in_row], dim=1), self.longest)
-        with attending(cache):
-            return self.model(input_ids=newest[:, None], attention_mask=masks,
-                              position_ids=positions, past_key_values=cache,
-                              use_cache=True).logits[:, -1]
+        return self.model(input_ids=newest[:, None], attention_mask=masks, position_ids=positions,
+                          past_key_values=cache, use_cache=True).logits[:, -1]
 
     def step(self, temperature: float, top_p: float):
         """One more token for every row."""

@@ -12,6 +12,7 @@ import os
 import time
 
 import numpy as np
+import torch
 
 from nanoenvisions.environment import parse_program
 from nanoenvisions.families import self_check
@@ -34,8 +35,11 @@ def add_arguments(parser):
     add("--rescore", action="store_true",
         help="logprob given the question alone, without examples or draft (a forward pass more)")
     add("--few-shot", action="store_true", help="put examples before the question (iteration 0)")
-    add("--batch-size", type=int, default=512, help="rows written together: what a kill can lose")
-    add("--slots", type=int, default=256, help="rows decoded at once (fewer when memory is short)")
+    on_gpu = torch.cuda.is_available()
+    add("--batch-size", type=int, default=4096 if on_gpu else 512,
+        help="rows written together: what a kill can lose (default here: %(default)s)")
+    add("--slots", type=int, default=1024 if on_gpu else 256,
+        help="rows decoded at once, fewer when memory is short (default here: %(default)s)")
     add("--seed", type=int, default=0, help="same seed, same programs")
     add("--limit", type=int, default=None, help="read only the first so many records")
     add("--metrics", default=None, help="file to add this stage's counts to")
