@@ -26,13 +26,16 @@ def total_memory(device) -> int:
 
 def unpacks(device, merge: bool, parameters: int) -> bool:
     """Whether 4-bit weights are unpacked once. Packed ones are unpacked at every step, layer by
-    layer; on a GPU, training keeps them so to save memory, and sampling if it must."""
-    return device.type == "cpu" or merge and unpacked_fits(parameters, total_memory(device))
+    layer, to save memory on a GPU: by sampling (`merge`) if it must, by training unless the model
+    is so small that it hardly matters."""
+    if device.type == "cpu":
+        return True
+    return unpacked_fits(parameters, total_memory(device), share=1 / 2 if merge else 1 / 16)
 
 
-def unpacked_fits(parameters: int, total: float) -> bool:
-    """Whether bfloat16 weights (2 bytes each) leave at least half of a GPU to the cache."""
-    return 2 * parameters <= (total - CUDA_CONTEXT) / 2
+def unpacked_fits(parameters: int, total: float, share: float = 1 / 2) -> bool:
+    """Whether bfloat16 weights (2 bytes each) take at most this share of a GPU."""
+    return 2 * parameters <= (total - CUDA_CONTEXT) * share
 
 
 def sampling_room(model) -> float:

@@ -245,7 +245,7 @@ def right_logprobs(folder, size):
     cases = [(32, False, True), (16, False, True), (4, False, True), (4, False, False), (4, True, True), (4, True, False)]
     real = memory.unpacked_fits
     for bits, lora, fits in cases:
-        memory.unpacked_fits = lambda parameters, total: fits
+        memory.unpacked_fits = lambda parameters, total, share: fits
         adapter = f"{folder}/adapter" if lora else None
         reference, tokenizer = load_model(folder, adapter, bits, merge=False)
         model, _ = load_model(folder, adapter, bits)

@@ -41,10 +41,14 @@ def test_a_prompt_is_charged_once_and_not_to_each_of_its_rows():
     assert rows(most=7) == 7 and rows(prompt=10 ** 9) == 1
 
 
-def test_weights_are_unpacked_where_they_leave_half_of_all_memory():
+def test_weights_are_unpacked_where_they_leave_half_of_all_memory(monkeypatch):
     assert memory.unpacked_fits(5_000_000_000, 20.5e9)
     assert not memory.unpacked_fits(5_000_000_000, 20.4e9)
-    cpu = torch.device("cpu")
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(memory, "total_memory", lambda device: 20.5e9)
+    assert memory.unpacks(gpu, True, 5 * 10 ** 9) and not memory.unpacks(gpu, True, 6 * 10 ** 9)
+    # training keeps them packed, unless they are a sixteenth of it unpacked
+    assert memory.unpacks(gpu, False, 6 * 10 ** 8) and not memory.unpacks(gpu, False, 7 * 10 ** 8)
     assert memory.unpacks(cpu, True, 10 ** 12) and memory.unpacks(cpu, False, 10 ** 12)
 
 
