@@ -45,7 +45,7 @@ from pathlib import Path
 
 from nanoenvisions import collect, importers, sandbox, show, templates, tidy
 from nanoenvisions.environment import Environment, parse_program
-from nanoenvisions.flags import count, share
+from nanoenvisions.flags import Parser, count, share
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
                                    protect_inputs, read_jsonl, write_whole)
@@ -301,7 +301,7 @@ def by_need(tasks, history, rng) -> list[str]:
 
 
 def parse_args(argv):
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="envs.py", description="Make tasks, choose among them, or import public data sets.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

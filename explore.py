@@ -32,6 +32,7 @@ import torch
 import envs
 from nanoenvisions import sampling, scoring, teacher
 from nanoenvisions.families import own_attention
+from nanoenvisions.flags import Parser, count, whole
 from nanoenvisions.model import token_ids
 from nanoenvisions.sampler import Ending, random_stream
 
@@ -80,24 +81,23 @@ def draw(logprobs, uniform: float, temperature: float, top_p: float) -> int:
 # --------------------------------------------------------------------------------------- Main --
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--in", dest="inputs", nargs="+", required=True,
                         help="task files (envs.py make writes them)")
     sampling.add_arguments(parser)
     teacher.add_arguments(parser)
-    parser.add_argument("--num-samples", type=int, default=5, help="K, programs per task")
+    parser.add_argument("--num-samples", type=count, default=5, help="K, programs per task")
     parser.add_argument("--greedy", action="store_true",
                         help="one program per task, of the likeliest tokens")
     parser.add_argument("--eval", action="store_true",
                         help="evaluation: --greedy, counted as such in --metrics")
     parser.add_argument("--plain", action="store_true",
                         help="one row at a time, as in the textbook: slow")
-    parser.add_argument("--iteration", type=int, default=0, help="t, recorded with each program")
+    parser.add_argument("--iteration", type=whole, default=0, help="t, recorded with each program")
     parser.add_argument("--also-eval", nargs=2, metavar=("TASKS", "OUT"),
                         help="first do what --eval does with these tasks: the model is loaded once "
                              "for both; not if OUT is there already")
-    parser.add_argument("--eval-limit", type=int, metavar="N",
+    parser.add_argument("--eval-limit", type=count, metavar="N",
                         help="only the first N tasks of an evaluation (default: all)")
     args = parser.parse_args(argv)
     teacher.check_arguments(args)
@@ -106,9 +106,6 @@ def parse_args(argv=None):
         args.limit = args.eval_limit
     if args.greedy:
         args.num_samples, args.temperature = 1, 0.0
-    if args.num_samples < 1 or args.temperature < 0 or not 0 < args.top_p <= 1:
-        parser.error("--num-samples must be at least 1, --temperature at least 0, "
-                     "--top-p in (0, 1]")
     return args
 
 

@@ -19,17 +19,15 @@ Equal programs of a task have the same prompt, which is run once for all of them
 """
 from __future__ import annotations
 
-import argparse
-
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 
 import envs
 from nanoenvisions import sampling, scoring
+from nanoenvisions.flags import Parser
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--in", dest="inputs", nargs="+", required=True,
                         help="candidates (explore.py writes them)")
     sampling.add_arguments(parser)

@@ -32,13 +32,14 @@ Differences from the authors' code:
 """
 from __future__ import annotations
 
-import argparse
 import collections
 import itertools
 import time
 
 import envs
 from nanoenvisions.analysis import metrics_row
+from nanoenvisions.flags import Parser, metrics_file
+from nanoenvisions.folders import check_folders
 
 BATCH = 64  # lines that are written at once, at least
 
@@ -139,8 +140,7 @@ def run_and_judge(candidates, args) -> list[dict]:
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--in", dest="inputs", nargs="+", required=True, metavar="FILE",
         help="candidates of explore.py and refine.py, one file or more; environments may be mixed")
@@ -159,7 +159,7 @@ def parse_args(argv=None):
     add("--model", help="who judges: hub name or folder (default: the embedded SmolLM2-135M)")
     add("--adapter", help="its adapter (default: the base model)")
     add("--bits", type=int, default=4, choices=(4, 16, 32), help="of its weights (default: 4)")
-    add("--metrics", metavar="FILE", help="put the counts into this metrics.jsonl")
+    add("--metrics", type=metrics_file, metavar="FILE", help="put the counts into this metrics.jsonl")
     args = parser.parse_args(argv)
     for name, fits, must in (  # nan fits nowhere
             ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),
@@ -178,6 +178,7 @@ def main(argv=None):
     candidates = read_candidates(args.inputs, args.limit)
     envs.protect_inputs([args.out, args.metrics], [*args.inputs, args.model, args.adapter])
     if args.judge:
+        check_folders(args.model, args.adapter)
         rewarded = judge_by_model(candidates, args)
         envs.write_whole(args.out, "".join(map(envs.dump, rewarded)))
     else:

@@ -15,6 +15,7 @@ from="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/setup.sh
 . nanoenvisions/sweep.sh
+trap 'echo "run.sh: stopped; run the same command again to go on" >&2; exit 130' INT
 if [ "$from" != "$PWD" ]; then  # called from elsewhere: paths are meant as seen from there
   [[ "${OUT:-/}" = /* ]] || OUT="$from/$OUT"
   [[ ! -e "$from/${TEACHER_FILE:--}" ]] || TEACHER_FILE="$from/$TEACHER_FILE"
@@ -86,6 +87,7 @@ setting REFINE_FLAGS  "${EXPLORE_FLAGS/--plain}" text # python refine.py --help,
 setting REWARD_FLAGS  ""          text    # python reward.py --help, e.g. "--timeout 5"
 setting SELECT_FLAGS  ""          text    # python select.py --help
 setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank 32"
+export RUN_SH_SETTINGS="${names[*]}"
 [[ -z "$METHODS$SEEDS" || $# != 0 ]] || sweep  # several runs, each by a run.sh of its own
 
 # What a METHOD leaves out. Its flags stand behind those of the settings, so that they win.
@@ -128,7 +130,7 @@ data_fits
 [[ ! "$MODEL" =~ ^[./] || -d "$MODEL" ]] || die "MODEL=$MODEL: there is no such folder"
 
 # ---- set-up: packages, the embedded model, what the environment says ----------------------------
-command -v "$PYTHON" > /dev/null || die "no $PYTHON here (install Python 3.11, or set PYTHON)"
+fits "$PYTHON"
 new_tasks="$("$PYTHON" -W ignore -c 'import sys, envs
 if sys.argv[1] not in envs.ENVS:
     sys.exit("run.sh: ENV=" + sys.argv[1] + " is unknown (" + ", ".join(envs.ENVS) + ")")
@@ -155,7 +157,7 @@ fi
 [ -z "$TRAIN_FLAGS" ] || takes TRAIN_FLAGS train.py --in x --out x $TRAIN_FLAGS
 [ $# = 0 ] || exit 0  # check: nothing to complain about
 one_run
-"$PYTHON" -c 'import torch
+"$PYTHON" -c 'import nanoenvisions, torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")'
 

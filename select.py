@@ -56,7 +56,6 @@ if __name__ == "select":
     sys.modules["select"] = _real
     globals().update(vars(_real))
 else:
-    import argparse
     import random
     import time
     from collections import defaultdict
@@ -64,6 +63,7 @@ else:
 
     import envs
     from nanoenvisions.analysis import pool_counts, self_reward
+    from nanoenvisions.flags import Parser, metrics_file
 
 
 # ------------------------------------------------------------------------ Superior trajectory --
@@ -185,8 +185,7 @@ def refine_row(good: dict, draft: dict) -> dict:
 # ---------------------------------------------------------------------------------------- Main --
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--in", dest="inputs", nargs="+", required=True, help="rewarded candidates of an iteration")
     add("--pool", default=None, help="pool of the iteration before; nothing: an empty pool")
@@ -208,7 +207,7 @@ def parse_args(argv=None):
         help="now: rows are made of this iteration's candidates only; the pool grows all the same")
     add("--seed", type=int, default=0, help="for --rank random")
     add("--limit", type=int, default=None, help="read only the first so many records of --in")
-    add("--metrics", default=None, help="file to add this stage's counts to")
+    add("--metrics", type=metrics_file, help="file to add this stage's counts to")
     args = parser.parse_args(argv)
     for name, least in (("n1", 1), ("n2", 0), ("n3", 0), ("num_pairs", 1), ("limit", 1)):
         value = getattr(args, name)

@@ -26,7 +26,6 @@ the plain one):
 """
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 import os
@@ -41,6 +40,8 @@ from torch.utils.checkpoint import checkpoint
 import envs
 from nanoenvisions import adapters
 from nanoenvisions.families import own_attention, self_check, vocabulary_logits
+from nanoenvisions.flags import Parser, metrics_file
+from nanoenvisions.folders import check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
@@ -231,8 +232,7 @@ def train_on_pairs(model, steps, args):
 # --------------------------------------------------------------------------------------- Main --
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--in", dest="inputs", nargs="+", required=True, help="training rows, of select.py")
     add("--out", required=True, help="folder to write the adapter to; an older one is replaced")
@@ -262,7 +262,7 @@ def parse_args(argv=None):
     add("--iteration", type=int, default=0, help="t, recorded in the metrics")
     add("--seed", type=int, default=0, help="same seed, same adapter")
     add("--limit", type=int, help="read only the first so many rows of a file")
-    add("--metrics", help="file to add this stage's counts to")
+    add("--metrics", type=metrics_file, help="file to add this stage's counts to")
     args = parser.parse_args(argv)
     least = {"rank": 1, "alpha": 1, "epochs": 1, "min_steps": 0, "steps": 0,
              "batch_size": 1, "max_length": 2, "width": 1, "micro_tokens": 1, "iteration": 0,
@@ -289,12 +289,14 @@ def main(argv=None):
     args, started = parse_args(argv), time.time()
     rows = [row for path in args.inputs for row in envs.read_jsonl(
         path, require=("prompt", "completion"), limit=args.limit,
-        check=lambda row: None if row["prompt"] else '"prompt" is empty (write the question)')]
+        check=lambda row: next((f'"{field}" is empty (select.py writes it)' for field in (
+            "prompt", "completion") if not row[field].strip()), None))]
     if args.adapter and not os.path.exists(os.path.join(args.adapter, "adapter_config.json")):
         envs.fail(f"{args.adapter}: no adapter there (leave --adapter away for the base model)")
     pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
                             allow_empty=True) if args.pairs else []
     envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
+    check_folders(args.model, args.adapter)
     adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
                    metrics=args.metrics)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
@@ -313,6 +315,7 @@ def main(argv=None):
         check_model(model, tokenizer)
         torch.manual_seed(args.seed)
         model = add_lora(model, args)
+        adapters.reserve(model, args.out)
         losses, tokens = train(model, steps, args)
         if pairs:
             pair_losses, more = train_on_pairs(model, pair_steps, args)

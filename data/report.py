@@ -13,7 +13,6 @@ figures as a PNG for slides. Every accuracy comes with its 95 % interval: see da
 """
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import envs
 from data import tables
 from data.runs import grouped, read_runs, seed_of
 from data.samples import read_samples
+from nanoenvisions.flags import Parser
 
 
 def make_figures(groups, title=None, names=None) -> list[tuple]:
@@ -61,8 +61,7 @@ def write_page(path, runs, groups, made, title):
 
 
 def parse_args(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--in", dest="inputs", required=True, nargs="+", metavar="RUN",
                         help="folder of a run, or its metrics.jsonl; several are compared; a "
                              "folder of runs (SEEDS=, METHODS=) stands for all of them")

@@ -1,1 +1,25 @@
-"""What a reader of the five stages need not open: see "Where things are" in the README."""
+"""What a reader of the five stages need not open: see "Where things are" in the README.
+
+Here, and so before anything slow is imported: Ctrl-C is no fault, and ends with one line.
+"""
+import os
+import signal
+import sys
+
+
+def say_stopped(kind, error, trace, otherwise=sys.excepthook):
+    """For sys.excepthook: one line instead of a traceback, then the end that a signal makes."""
+    cause = error  # a library that is being imported may make another exception of it
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return otherwise(kind, error, trace)
+    if "RUN_SH_SETTINGS" not in os.environ:  # else run.sh says it
+        clear = "\r\033[K" if sys.stderr.isatty() else ""  # what is left of a progress bar, and ^C
+        print(f"{clear}{os.path.basename(sys.argv[0])}: stopped; run the same command again to go "
+              "on", file=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)  # exit code 130 to a shell
+
+
+sys.excepthook = say_stopped

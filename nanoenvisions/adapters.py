@@ -3,6 +3,7 @@
 May import records. (PEFT and the hub's model cards are imported where they are needed.)
 
     claim(out)               before the model is loaded: may this folder be written, and replaced?
+    reserve(model, out)      before training: take the room on the disk that the adapter needs
     save(model, base, out)   write OUT.part
     put_in_place(out)        OUT goes aside to OUT.old, OUT.part becomes OUT, OUT.old is removed
 
@@ -11,6 +12,7 @@ same command again ends with the same files and removes OUT.part and OUT.old.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -113,6 +115,22 @@ def claim(out, inputs=(), metrics=None):
             part.rmdir()  # it was only to see that it can be made
     except OSError as error:
         fail(f"{part}: {error.strerror} (choose an --out that can be written)")
+
+
+def reserve(model, out):
+    """Hold the room that the adapter will need, so that a full disk does not cost the training."""
+    _, part, _ = places(out)
+    need = 65536 + sum(one.numel() * one.element_size()
+                       for one in model.parameters() if one.requires_grad)
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        with open(part / FILES[1], "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, need)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            remove(part)
+        fail(f"{part}: {error.strerror}, {need / 1e6:.1f} MB are needed (free some space, or choose "
+             "an --out on another disk)")
 
 
 def save(model, base: str, out):

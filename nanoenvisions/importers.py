@@ -16,7 +16,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 from nanoenvisions.theories import numbered
-from nanoenvisions.records import fail, read_jsonl
+from nanoenvisions.records import cure, fail, read_jsonl
 from nanoenvisions.templates import whole
 
 # Public data sets: the fields of the question, that of the answer, where in it the number stands
@@ -36,6 +36,7 @@ MATH_FORMATS = {
     "own": (["question"], "answer", r"(.*)"),
 }
 # answers may be words, roots or pairs: such rows are left out and counted, not refused
+OWN_FILE = "give the data set's own file"  # the remedy for what cannot be read
 WORDY = ("math", "asdiv", "own")
 
 
@@ -92,7 +93,8 @@ def read_rows(source) -> list:
                 rows += read_jsonl(file)
     except (OSError, ValueError, RecursionError, csv.Error,
             xml.etree.ElementTree.ParseError) as error:
-        fail(f"{path}: {getattr(error, 'strerror', None) or error} (give the data set's own file)")
+        begins = path.read_bytes()[:9] if path.is_file() else b""
+        fail(f"{path}: {getattr(error, 'strerror', None) or error} ({cure(begins, OWN_FILE)})")
     return rows
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -41,7 +42,26 @@ OPTIONAL = ("logprob", "self_reward", "tokens")  # may be null: programs come fr
 
 def fail(message: str):
     """Stop with exit code 1 and one line on stderr. For faults that the user can mend."""
-    raise SystemExit(f"{Path(sys.argv[0]).name}: {message}")
+    raise SystemExit(in_settings(f"{Path(sys.argv[0]).name}: {message}"))
+
+
+def in_settings(message: str) -> str:
+    """In a stage that run.sh has started: the settings that were typed, instead of flags.
+
+    "more --num-samples" -> "more NUM_SAMPLES"; "--slots" -> "--slots in EXPLORE_FLAGS"
+    """
+    settings = os.environ.get("RUN_SH_SETTINGS", "").split()
+    flags, named = f"{Path(sys.argv[0]).stem.upper()}_FLAGS", []
+
+    def typed(found):
+        name = found[1].replace("-", "_").upper()
+        named.append(name)
+        return name if name in settings else f"{found[0]} in {flags}"
+    if flags in settings:
+        message = re.sub(r"(?<![\w-])--([a-z][a-z0-9-]*)", typed, message)
+        if {*named} - {"OUT", "IN", "METRICS"}:
+            message += "; changed settings need another OUT"
+    return message
 
 
 # ------------------------------------------------------------------------------------ Reading --
@@ -75,13 +95,13 @@ def read_jsonl(path, require=(), limit=None, allow_empty=False,
     return records
 
 
-def cure(line: bytes) -> str:
+def cure(line: bytes, otherwise="mend or delete this line") -> str:
     """What to do about a line that is not JSON, judged by how it begins."""
     if line.startswith(b"\x1f\x8b"):
         return "this file is compressed: unpack it with gunzip first"
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "this file is UTF-16: save it as UTF-8"
-    return "mend or delete this line"
+    return otherwise
 
 
 def complaint(record, require) -> str | None:
@@ -164,7 +184,11 @@ class Output:
         return self
 
     def _resume(self):
-        before = json.loads(self.note.read_text())
+        try:
+            before = json.loads(self.note.read_text())
+            begun = [json.loads(line) for line in self.part.read_bytes().split(b"\n")[:-1]]
+        except (ValueError, RecursionError):  # not ours, or a disk has failed
+            fail(f"{self.part} is broken (delete it, and run again)")
         changed = [key for key in {**before, **self.settings}
                    if before.get(key) != self.settings.get(key)]
         if changed:
@@ -176,7 +200,7 @@ class Output:
         lines = lines[:len(lines) - len(lines) % self.unit]
         with open(self.part, "r+b") as file:
             file.truncate(sum(len(line) + 1 for line in lines))
-        self.done = [json.loads(line) for line in lines]
+        self.done = begun[:len(lines)]
 
     def write(self, *records: dict):
         try:

@@ -1,8 +1,8 @@
 """From records to a file of programs: what explore.py and refine.py share around the sampler.
 
 A stage gives the prompt and the record of each sample; here they become batches, and their programs
-lines of a file that a killed run continues. May import environment, families, model, records and
-sampler.
+lines of a file that a killed run continues. May import environment, families, flags, folders,
+model, records and sampler.
 """
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import torch
 
 from nanoenvisions.environment import parse_program
 from nanoenvisions.families import self_check
+from nanoenvisions.flags import count, heat, metrics_file, positive_share, whole
+from nanoenvisions.folders import check_folders
 from nanoenvisions.model import load_model
 from nanoenvisions.records import (Output, add_metrics, fail, fingerprint, progress, protect_inputs,
                                    read_jsonl)
@@ -29,20 +31,20 @@ def add_arguments(parser):
     add("--model", default=None, help="hub name or folder; nothing means the embedded SmolLM2-135M")
     add("--adapter", default=None, help="folder that train.py wrote; nothing means the base model")
     add("--bits", type=int, default=4, choices=(4, 16, 32), help="4: NF4, 16: bfloat16, 32: float")
-    add("--temperature", type=float, default=0.7, help="0.6-0.8 for small models, to 1 for large")
-    add("--top-p", type=float, default=0.95, help="keep the most likely tokens that hold this mass")
-    add("--max-new-tokens", type=int, default=96, help="longer programs are cut off")
+    add("--temperature", type=heat, default=0.7, help="0.6-0.8 for small models, to 1 for large")
+    add("--top-p", type=positive_share, default=0.95, help="keep the most likely tokens that hold this mass")
+    add("--max-new-tokens", type=count, default=96, help="longer programs are cut off")
     add("--rescore", action="store_true",
         help="logprob given the question alone, without examples or draft (a forward pass more)")
     add("--few-shot", action="store_true", help="put examples before the question (iteration 0)")
     on_gpu = torch.cuda.is_available()
-    add("--batch-size", type=int, default=4096 if on_gpu else 512,
+    add("--batch-size", type=count, default=4096 if on_gpu else 512,
         help="rows written together: what a kill can lose (default here: %(default)s)")
-    add("--slots", type=int, default=1024 if on_gpu else 256,
+    add("--slots", type=count, default=1024 if on_gpu else 256,
         help="rows decoded at once, fewer when memory is short (default here: %(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same programs")
-    add("--limit", type=int, default=None, help="read only the first so many records")
-    add("--metrics", default=None, help="file to add this stage's counts to")
+    add("--seed", type=whole, default=0, help="same seed, same programs")
+    add("--limit", type=count, default=None, help="read only the first so many records")
+    add("--metrics", type=metrics_file, help="file to add this stage's counts to")
 
 
 def read_items(args, stage: str, require, complaint) -> list[dict]:
@@ -61,6 +63,7 @@ def read_items(args, stage: str, require, complaint) -> list[dict]:
         seen.add(key)
         return complaint(item)
     protect_inputs([args.out, args.metrics], [*args.inputs, args.model, args.adapter])
+    check_folders(args.model, args.adapter)
     for path in args.inputs:
         room = None if args.limit is None else args.limit - len(items)
         items += read_jsonl(path, require, room, allow_empty=room == 0, check=check)

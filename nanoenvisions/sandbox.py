@@ -151,7 +151,8 @@ class Caller:
             self.server_died(process)
         elif number == HELLO:
             if Caller.layers != text:
-                print(f"sandbox: {text}", file=sys.stderr)
+                clear = "\r\033[K" if sys.stderr.isatty() else ""  # the progress bar's line
+                print(f"{clear}sandbox: {text}", file=sys.stderr)
             Caller.layers = text
         elif number in self.flying:
             _, job = self.flying.pop(number)

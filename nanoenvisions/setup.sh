@@ -64,11 +64,22 @@ runpy.run_path(sys.argv[0])["parse_args"](sys.argv[1:])' "$@" 2>&1 > /dev/null)"
     die "$name: ${said##*$'\n'}"
 }
 
+# fits PYTHON: dies unless it can run this: its version, and with SETUP=0 the packages
+fits() {
+  local said
+  command -v "$1" > /dev/null || die "no $1 here (install Python 3.11, or set PYTHON)"
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    die "$1 is $("$1" -V 2>&1), but 3.11 or newer is needed (set PYTHON to one)"
+  [ "$SETUP" = 1 ] || said="$("$1" -c 'import importlib.util, sys
+missing = [name for name in sys.argv[1:] if not importlib.util.find_spec(name)]
+sys.exit(", ".join(missing) or None)' torch transformers peft bitsandbytes 2>&1)" ||
+    die "$1 has no ${said##*$'\n'} (pip install -r requirements.txt, or leave SETUP=0 away)"
+  "$1" -W ignore -m nanoenvisions.begin || exit 1
+}
+
 # set_up FILES...: a virtual environment in .venv with pinned packages, once
 set_up() {
   local file stamp
-  "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    die "$PYTHON is $("$PYTHON" -V 2>&1), but 3.11 or newer is needed (set PYTHON to one)"
   for file in "$@"; do
     stamp=".venv/installed-${file//\//-}"
     cmp -s "$file" "$stamp" && continue
@@ -91,7 +102,8 @@ set_up() {
 
 # one_run: one run in $OUT at a time, and always with the same settings
 one_run() {
-  local name settings="" changed found
+  local name settings="" changed found made
+  "$PYTHON" -W ignore -m nanoenvisions.begin "$MODEL" || exit 1
   mkdir -p "$OUT" || die "OUT=$OUT cannot be written to"
   # A folder of something else is left alone: settings is the first that a run writes.
   found="$(ls -A "$OUT" | grep -vxE '\.lock|settings\.tmp|(tasks|test)\.jsonl' | head -n 1)" || true
@@ -108,7 +120,9 @@ one_run() {
       *) settings+="$name=${!name}"$'\n' ;;
     esac
   done
-  if [ -e "$OUT/settings" ]; then
+  # Settings alone, nothing made with them: they were a typo's, and bind nobody. Ours begin so.
+  made="$(find "$OUT" -type f ! -path "$OUT/settings*" ! -path "$OUT/.lock" | head -n 1)" || true
+  if [ -e "$OUT/settings" ] && [[ -n "$made" || "$(head -n 1 "$OUT/settings")" != PRESET=* ]]; then
     changed="$(diff <(printf %s "$settings") "$OUT/settings" |
                sed -n 's/^> /was /p; s/^< /now /p' | tr '\n' ';')" || true
     [ -z "$changed" ] ||

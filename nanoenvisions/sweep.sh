@@ -11,7 +11,7 @@ sweep() {
   for method in $methods; do
     METHOD="$method" bash run.sh check || exit 1
   done
-  trap 'die "stopped; the same command goes on from here"' INT
+  trap 'exit 130' INT  # the run that it stops has said so
   for seed in $seeds; do
     for method in $methods; do
       folder="$OUT${below:+/$method}/seed$seed"

@@ -55,7 +55,7 @@ def read_templates(path) -> dict:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         fail(f"{path}: {error.strerror} (give --templates a file like data/math_templates.json)")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"{path}: not JSON: {error} (look there for a missing or extra comma or quote)")
 
 

@@ -31,7 +31,7 @@ os._exit(code[0] if code else 1)
 
 
 def run(words, folder):
-    """What `python WORDS` does, as far as run.sh needs it: -W ignore, -c CODE or SCRIPT, arguments."""
+    """What `python WORDS` does, as far as run.sh needs it: -W ignore, -c CODE, -m MODULE or SCRIPT, arguments."""
     if words[0] == "-W":
         warnings.simplefilter(words[1])
         words = words[2:]
@@ -39,6 +39,9 @@ def run(words, folder):
     if words[0] == "-c":
         sys.argv, sys.path[0] = ["-c", *words[2:]], ""
         exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+    elif words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], folder
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = words, os.path.dirname(os.path.abspath(words[0]))
         runpy.run_path(words[0], run_name="__main__")
