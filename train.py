@@ -296,9 +296,9 @@ def main(argv=None):
     pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
                             allow_empty=True) if args.pairs else []
     envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
-    check_folders(args.model, args.adapter)
     adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
                    metrics=args.metrics)
+    check_folders(args.model, args.adapter)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     sequences = split_wide(encode(rows, tokenizer, args.max_length),
                            args.batch_size, args.max_length)

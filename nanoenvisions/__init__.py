@@ -2,17 +2,22 @@
 
 Here, and so before anything slow is imported: Ctrl-C is no fault, and ends with one line.
 """
+import contextlib
 import os
 import signal
 import sys
 
+stopped = []  # a mark, once Ctrl-C has come: a library that is being imported may swallow it
+
+
+def stop(number, frame):
+    stopped.append(number)
+    raise KeyboardInterrupt
+
 
 def say_stopped(kind, error, trace, otherwise=sys.excepthook):
     """For sys.excepthook: one line instead of a traceback, then the end that a signal makes."""
-    cause = error  # a library that is being imported may make another exception of it
-    while cause is not None and not isinstance(cause, KeyboardInterrupt):
-        cause = cause.__cause__ or cause.__context__
-    if cause is None:
+    if not stopped:
         return otherwise(kind, error, trace)
     if "RUN_SH_SETTINGS" not in os.environ:  # else run.sh says it
         clear = "\r\033[K" if sys.stderr.isatty() else ""  # what is left of a progress bar, and ^C
@@ -22,4 +27,7 @@ def say_stopped(kind, error, trace, otherwise=sys.excepthook):
     os.kill(os.getpid(), signal.SIGINT)  # exit code 130 to a shell
 
 
-sys.excepthook = say_stopped
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    with contextlib.suppress(ValueError):  # not the main thread: whoever imports this sees to it
+        signal.signal(signal.SIGINT, stop)
+        sys.excepthook = say_stopped

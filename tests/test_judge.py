@@ -122,5 +122,5 @@ def test_what_was_judged_has_not_run(run):
 def test_refusals(run):
     with pytest.raises(SystemExit, match="--judge is True, it must be left away with --eval"):
         run(RECORDS, "--eval")
-    with pytest.raises(SystemExit, match="cannot load"):
+    with pytest.raises(SystemExit, match="there is no such folder"):
         run(RECORDS, "--model", "nowhere/at/all")
