@@ -159,7 +159,7 @@ def parse_args(argv=None):
     add("--model", help="who judges: hub name or folder (default: the embedded SmolLM2-135M)")
     add("--adapter", help="its adapter (default: the base model)")
     add("--bits", type=int, default=4, choices=(4, 16, 32), help="of its weights (default: 4)")
-    add("--metrics", type=metrics_file, metavar="FILE", help="put the counts into this metrics.jsonl")
+    add("--metrics", type=metrics_file, metavar="FILE", help="put the counts into this file")
     args = parser.parse_args(argv)
     for name, fits, must in (  # nan fits nowhere
             ("timeout", 0 < args.timeout <= 3600, "more than 0 and at most 3600 seconds"),

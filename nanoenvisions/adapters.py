@@ -129,8 +129,8 @@ def reserve(model, out):
     except OSError as error:
         with contextlib.suppress(OSError):
             remove(part)
-        fail(f"{part}: {error.strerror}, {need / 1e6:.1f} MB are needed (free some space, or choose "
-             "an --out on another disk)")
+        fail(f"{part}: {error.strerror}, {need / 1e6:.1f} MB are needed (free some space, or "
+             "choose an --out on another disk)")
 
 
 def save(model, base: str, out):

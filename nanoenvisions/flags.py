@@ -49,7 +49,7 @@ def number_or_all(text: str) -> int | None:
 
 
 def metrics_file(path: str) -> str:
-    """A file that rows can be added to: what is wrong with it is said before the work, not after."""
+    """A file that rows can be added to; what is wrong with it is said before the work."""
     if os.path.isdir(path):
         fail(f"--metrics {path}: is a folder (give a file, such as metrics.jsonl)")
     if os.path.isfile(path):

@@ -186,8 +186,9 @@ class Output:
     def _resume(self):
         try:
             before = json.loads(self.note.read_text())
-            begun = [json.loads(line) for line in self.part.read_bytes().split(b"\n")[:-1]]
-        except (ValueError, RecursionError):  # not ours, or a disk has failed
+            lines = self.part.read_bytes().split(b"\n")[:-1]  # a line torn by the kill is dropped
+            begun = list(map(json.loads, lines))
+        except (RecursionError, ValueError):  # not ours, or a disk has failed
             fail(f"{self.part} is broken (delete it, and run again)")
         changed = [key for key in {**before, **self.settings}
                    if before.get(key) != self.settings.get(key)]
@@ -196,7 +197,6 @@ class Output:
                              for key in sorted(changed))
             fail(f"{self.part} was begun with other settings ({what}); "
                  "delete it or use the same settings")
-        lines = self.part.read_bytes().split(b"\n")[:-1]  # a line torn by the kill is dropped
         lines = lines[:len(lines) - len(lines) % self.unit]
         with open(self.part, "r+b") as file:
             file.truncate(sum(len(line) + 1 for line in lines))

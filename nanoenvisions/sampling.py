@@ -32,7 +32,8 @@ def add_arguments(parser):
     add("--adapter", default=None, help="folder that train.py wrote; nothing means the base model")
     add("--bits", type=int, default=4, choices=(4, 16, 32), help="4: NF4, 16: bfloat16, 32: float")
     add("--temperature", type=heat, default=0.7, help="0.6-0.8 for small models, to 1 for large")
-    add("--top-p", type=positive_share, default=0.95, help="keep the most likely tokens that hold this mass")
+    add("--top-p", type=positive_share, default=0.95,
+        help="keep the most likely tokens that hold this mass")
     add("--max-new-tokens", type=count, default=96, help="longer programs are cut off")
     add("--rescore", action="store_true",
         help="logprob given the question alone, without examples or draft (a forward pass more)")

@@ -179,7 +179,7 @@ FAULTS = {
         ("a broken run ends the sweep", '|| broken+=("$folder")', "|| exit 1", "stops_no_other"),
         ("all seeds are one", ' SEED="$seed"', "", "makes_alone"),
         ("no method is looked at before", "|| exit 1", "|| true", "before_anything"),
-        ("the keyboard stops one run alone", "trap 'die", "trap 'echo", "by_the_keyboard")],
+        ("the keyboard stops one run alone", "trap 'exit 130' INT", "trap : INT", "by_the_keyboard")],
     ("data/runs.py", "test_report"): [
         ("the interval's end at 0", "z * z / (4 * num * num)", "0", "wilsons"),
         ("what a METHOD sets is in its name", "None if name in ALWAYS else method", "None",
