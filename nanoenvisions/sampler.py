@@ -231,7 +231,7 @@ class Batch:
         """Logits [rows, vocabulary] after one token of each row.
 
         inputs [4, rows]: the token, the row's tokens before it, those of its prompt, and its place
-        shape  rows, tokens of the longest; prompts, rows of the one with most, tokens of the longest
+        shape  rows, tokens of the longest; prompts, rows of the one with most, tokens of longest
         """
         (newest, filled, lengths, place), device = inputs, inputs.device
         cache, (count, longest, *cache.shape) = self.cache, shape

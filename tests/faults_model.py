@@ -49,7 +49,13 @@ FAULTS = {
         ("--rescore ignored", "if args.rescore", "if False", "rescore"),
         ("--rescore with the draft", "scoring.rescore(envs.solve_prompt,",
          'scoring.rescore(lambda one: envs.refine_prompt(one, one["reference"]),', "rescore")],
+    ("nanoenvisions/graphs.py", "test_sampler"): [
+        ("sizes are not rounded up", "        size *= 2", "        size += 1", "shapes_as"),
+        ("more than there is", "return min(size, most)", "return size", "shapes_as")],
+    ("nanoenvisions/memory.py", "test_memory"): [
+        ("training unpacks what sampling does", "1 / 2 if merge else 1 / 16", "1 / 2", "unpacked")],
     ("nanoenvisions/sampler.py", "test_sampler"): [
+        ("nobody's row takes the place of a real one", "shape[2] * shape[3])", "0)", "shapes_as"),
         ("streams have no seed", "default_rng([seed, name])", "default_rng([0, name])",
          "another_stream"),
         ("one stream for all rows", "default_rng([seed, name])", "default_rng([seed, 0])",

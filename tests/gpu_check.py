@@ -30,11 +30,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import nanoenvisions.threads  # noqa: F401  before torch
-import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AttentionInterface
 
 import envs
 import explore
@@ -42,11 +40,9 @@ import train
 from nanoenvisions import graphs, memory, sampler
 from nanoenvisions.attention import prefix_attention
 from nanoenvisions.model import collate, hush, load_model
+from random_models import DEVICE, add_random_adapter, packed_model, tokenizer_of_bytes, unpacked, with_big_head
 
 CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
-SHAPES = {  # hidden, layers, heads, key-value heads, feed-forward
-    "135M": (576, 30, 9, 3, 1536), "7B": (4096, 32, 32, 32, 11008), "tiny": (128, 3, 4, 2, 256)}
 VOCABULARY = 49_152
 PROMPT_WORDS = 40
 figures, failed = {}, []
@@ -82,80 +78,6 @@ def part(name):
             print(f"     {function.__name__}: {time.perf_counter() - started:.0f} s", flush=True)
         return run
     return wrap
-
-
-# ---- random models --------------------------------------------------------------------------
-
-def tokenizer_of_bytes():
-    """One token per byte, and as many unused ones as fill a real vocabulary."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<end>": 0} | {letter: index + 1 for index, letter in enumerate(letters)}
-    vocabulary |= {f"<{index}>": index for index in range(len(vocabulary), args.vocabulary)}
-    raw = Tokenizer(models.BPE(vocabulary, []))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
-
-
-def config_of(size):
-    hidden, layers, heads, kv_heads, wide = SHAPES[size]
-    return LlamaConfig(vocab_size=args.vocabulary, hidden_size=hidden, num_hidden_layers=layers,
-                       num_attention_heads=heads, num_key_value_heads=kv_heads, intermediate_size=wide,
-                       max_position_embeddings=4096, bos_token_id=None, eos_token_id=0, pad_token_id=0)
-
-
-def packed_model(size):
-    """A random model with its linear layers in 4 bits, made layer by layer: it is never there in 16."""
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config_of(size)).to(torch.bfloat16)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, torch.nn.Linear) and name != "lm_head":
-                packed = bnb.nn.Linear4bit(child.in_features, child.out_features, bias=False, quant_type="nf4",
-                                           compute_dtype=torch.bfloat16, device="meta")
-                packed.weight = bnb.nn.Params4bit(
-                    torch.randn(child.weight.shape, device=DEVICE, dtype=torch.bfloat16) * 0.02,
-                    requires_grad=False, quant_type="nf4", compress_statistics=True, module=packed).to(DEVICE)
-                setattr(parent, name, packed)
-    for name, old in list(model.named_parameters()):
-        if old.is_meta:
-            owner, _, leaf = name.rpartition(".")
-            new = torch.ones(old.shape) if old.dim() == 1 else torch.randn(old.shape) * (0.5 if "head" in name else 0.02)
-            setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(new.to(DEVICE, torch.bfloat16), False))
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(DEVICE)
-    model.is_loaded_in_4bit, model.config.dtype = True, torch.bfloat16
-    return model.eval()
-
-
-def unpacked(model):
-    """The same, with the rounded weights in bfloat16."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, bnb.nn.Linear4bit):
-                plain = torch.nn.Linear(child.in_features, child.out_features, bias=False, device="meta")
-                weight = bnb.functional.dequantize_4bit(child.weight.data, child.weight.quant_state)
-                plain.weight = torch.nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-                setattr(parent, name, plain)
-    model.is_loaded_in_4bit = False
-    return model
-
-
-def with_big_head(folder, size):
-    """A model in a folder whose distributions are peaked, so that a wrong key shows in nats."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config_of(size))
-    torch.nn.init.normal_(model.lm_head.weight, std=0.3)
-    model.save_pretrained(folder)
-    tokenizer_of_bytes().save_pretrained(folder)
-
-
-def add_random_adapter(folder, size):
-    from peft import LoraConfig, get_peft_model
-    model = LlamaForCausalLM.from_pretrained(folder)
-    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"))
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
-    model.save_pretrained(f"{folder}/adapter")
 
 
 # ---- measuring ------------------------------------------------------------------------------
@@ -241,8 +163,9 @@ def gaps(model, reference, tokenizer, asked):
 
 
 @part("right")
-def right_logprobs(folder, size):
-    cases = [(32, False, True), (16, False, True), (4, False, True), (4, False, False), (4, True, True), (4, True, False)]
+def right_logprobs(folder):
+    cases = [(32, False, True), (16, False, True), (4, False, True), (4, False, False), (4, True, True),
+             (4, True, False)]
     real = memory.unpacked_fits
     for bits, lora, fits in cases:
         memory.unpacked_fits = lambda parameters, total, share: fits
@@ -260,7 +183,7 @@ def right_programs(folder):
     """In float32, so that rounding decides nothing: the same tokens, recorded, launched and plain."""
     torch.backends.cuda.matmul.allow_tf32 = False
     model, tokenizer = load_model(folder, bits=32)
-    asked = requests(9, 4) + [("Q", [("Q", k) for k in range(3)])]
+    asked = requests(3 if args.dry else 9, 4) + [("Q", [("Q", k) for k in range(3)])]
     tokens = [(tokenizer(prompt).input_ids, keys) for prompt, keys in asked]
     how = dict(seed=1, max_new_tokens=40, temperature=0.7, top_p=0.95)
     results = {}
@@ -312,7 +235,8 @@ def right_loss(folder):
 # ---- speed ----------------------------------------------------------------------------------
 
 def rate(rows, new, seconds, peak, count=None):
-    return {"tokens_s": round((count or rows * new) / seconds), "ms_step": round(1e3 * seconds / new, 1), "peak_gb": peak}
+    count = count or rows * new
+    return {"tokens_s": round(count / seconds), "ms_step": round(1e3 * seconds / new, 1), "peak_gb": peak}
 
 
 @part("speed")
@@ -367,7 +291,8 @@ def training(name, model, length, micro, gigabytes, checkpointing="auto"):
             wrapped.unload()
             for weight in model.parameters():
                 weight.grad = None
-    say(f"train {name}: {length} tokens, {micro} at once, {gigabytes or 'all'} GB, checkpoints {checkpointing}", value, good)
+    say(f"train {name}: {length} tokens, {micro} at once, {gigabytes or 'all'} GB, checkpoints {checkpointing}",
+        value, good)
 
 
 def main():
@@ -375,16 +300,16 @@ def main():
     AttentionInterface.register("prefix_attention", prefix_attention)
     if args.dry:  # shapes as on a GPU
         sampler.shapes_are_fixed, graphs.FEWEST = lambda device: True, 4
-    tokenizer, small, large = tokenizer_of_bytes(), *(("tiny", "tiny") if args.dry else ("135M", "7B"))
+    tokenizer, small, large = tokenizer_of_bytes(args.vocabulary), *(("tiny", "tiny") if args.dry else ("135M", "7B"))
     new, short = (8, 64) if args.dry else (64, 1024)
     with tempfile.TemporaryDirectory() as folder:
         if not args.only or "right" in args.only:
-            with_big_head(folder, small)
-            add_random_adapter(folder, small)
-            right_logprobs(folder, small)
+            with_big_head(folder, small, args.vocabulary)
+            add_random_adapter(folder)
+            right_logprobs(folder)
             right_programs(folder)
             right_loss(folder)
-    model = packed_model(small)
+    model = packed_model(small, args.vocabulary)
     training(small, model, 160, 2048, None)
     training(small, model, 160, 2048, None, "yes")
     model = unpacked(model)
@@ -393,7 +318,7 @@ def main():
         plain_speed(small, model, tokenizer, rows, new)
     started = time.perf_counter()
     del model
-    model = packed_model(large)
+    model = packed_model(large, args.vocabulary)
     print(f"     {large} drawn in {time.perf_counter() - started:.0f} s", flush=True)
     training(large, model, short, short, 8)
     training(large, model, short, 2 * short, 24)

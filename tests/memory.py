@@ -72,7 +72,7 @@ def memory(shape, micro_tokens=2048) -> dict:
             "train": weights + lora + checkpoints + layer + logits + largest}
 
 
-def rows_that_fit(shape, card: float, most: int = 256) -> tuple[int, bool]:
+def rows_that_fit(shape, card: float, most: int = 1024) -> tuple[int, bool]:
     """(rows, whether the weights are unpacked) that explore.py chooses on a card of so many GB."""
     need, total = memory(shape), card * 1e9
     unpacked = unpacked_fits(parameters_of(shape), total)

@@ -26,7 +26,7 @@ def test_a_worked_example():
     # 24 GB: unpacked (13.5 GB) they would not leave half. 0.8 x (24 - 0.5 - 3.87) = 15.7 GB; a row
     # has 96 tokens of its own and a share of 2/5 of 416: 262.4 x 0.524 + 0.5 = 138 MB: 113 rows
     assert table.rows_that_fit(SEVEN, 24) == (113, False)
-    assert table.rows_that_fit(SEVEN, 80) == (256, True)
+    assert table.rows_that_fit(SEVEN, 80, most=256) == (256, True)
     assert table.rows_that_fit(SEVEN, 4) == (0, False)
 
 

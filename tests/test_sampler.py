@@ -7,7 +7,7 @@ import torch
 
 import envs
 import explore
-from nanoenvisions import attention, memory, model, sampler
+from nanoenvisions import attention, graphs, memory, model, sampler
 
 QUESTIONS = ["How many are left?", "How many?",
              "Ann has 3 nuts and gets 4. How many nuts has Ann now, if she loses none?",
@@ -58,6 +58,39 @@ def test_equal_prompts_and_prompts_of_one_token(tiny):
     for prompts in (["Q", "Q"], ["Q"], ["Q", "A"], ["Question: ", "Question: x"]):
         requests = [(prompt, [(i, k) for k in range(3)]) for i, prompt in enumerate(prompts)]
         assert_same(fast(tiny, requests, slots=4), plain(tiny, requests))
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_shapes_as_a_gpu_has_them_change_nothing(tiny, monkeypatch, kind):
+    """There they are rounded up, so that few steps are recorded: rows and places of nobody are added."""
+    shapes, replay = [], graphs.Replay.__call__
+    monkeypatch.setattr(sampler, "shapes_are_fixed", lambda device: True)
+    monkeypatch.setattr(graphs, "FEWEST", 4)
+    monkeypatch.setattr(graphs.Replay, "__call__", lambda self, function, inputs, shape: (
+        shapes.append(shape), replay(self, function, inputs, shape))[1])
+    requests = [(prompt, [(i, k) for k in range(5)]) for i, prompt in enumerate(PROMPTS[kind])]
+    wanted = plain(tiny, requests)
+    for slots in (3, 7, 20):
+        shapes.clear()
+        assert_same(fast(tiny, requests, slots), wanted)
+        assert {rows for rows, *_ in shapes} <= {4, 8, 16, slots}
+        assert {tokens for _, tokens, *_ in shapes} <= {4, 8, 16, 32, WARM["max_new_tokens"]}
+        assert len({shape[2:] for shape in shapes}) <= 2  # of prompts
+
+
+def test_what_is_recorded_is_replayed_with_new_numbers():
+    """On a CPU the function itself runs each time; the result is the same."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    replay, called = graphs.Replay(device), []
+
+    def function(inputs, shape):
+        called.append(shape)
+        return inputs.sum(0)[:shape] * 2
+    for number in range(5):
+        for shape in (1, 2):
+            out = replay(function, torch.full((3, 2), number, device=device), shape)
+            assert out.tolist() == [6 * number] * shape
+    assert len(called) == (4 if device.type == "cuda" else 10)  # the first time, and to record
 
 
 def test_the_plain_logprob_is_the_mean_of_one_forward_pass(tiny, monkeypatch):
