@@ -19,18 +19,20 @@ Writes  the task + iteration candidate source program logprob tokens.
     python explore.py --in tasks.jsonl --out explored.jsonl --few-shot                  # t = 0
     python explore.py --in tasks.jsonl --out explored.jsonl --adapter iter0/adapter     # t = 1, ...
     python explore.py --in test.jsonl --out eval.jsonl --adapter iter0/adapter --greedy # evaluation
+    python explore.py --ask "Mia has 4 pens ..." --run runs/math       # one question: see ask.py
 """
 from __future__ import annotations
 
 import argparse
 import functools
 import os
+import sys
 
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
 
 import envs
-from nanoenvisions import sampling, scoring, teacher
+from nanoenvisions import ask, sampling, scoring, teacher
 from nanoenvisions.families import own_attention
 from nanoenvisions.flags import Parser, count, whole
 from nanoenvisions.model import token_ids
@@ -119,6 +121,9 @@ def evaluation(args):
 
 
 def main(argv=None):
+    argv = sys.argv[1:] if argv is None else argv
+    if any(flag.partition("=")[0] == "--ask" for flag in argv):
+        return ask.main(argv, envs)
     args, jobs = parse_args(argv), []
     if args.also_eval:
         envs.protect_inputs([args.out, args.also_eval[1]], [*args.inputs, args.also_eval[0]])

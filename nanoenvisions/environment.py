@@ -44,6 +44,12 @@ class Environment:
         """
         return []
 
+    def asked(self, text: str) -> dict:
+        """The task that a text of `explore.py --ask` is: question, job_fields, and `answer` only if
+        the environment itself knows whether an outcome is right. Default: the text is the question.
+        """
+        return {"question": text}
+
     def complaint(self, task: dict) -> str | None:
         """Why this task cannot be rewarded, with the remedy; None if it can."""
         for field, default in self.job_fields.items():

@@ -146,3 +146,16 @@ def read_shapes(file: Path) -> dict:
         fail(f"{file}: {error.strerror}")
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:
         fail(f"{file} is not whole: {error or 'it is empty'} ({MAKE_AGAIN})")
+
+
+def read_run(folder) -> dict:
+    """Settings of a run of run.sh, and "adapter": the last one that it has trained, or None."""
+    settings = Path(folder) / "settings"
+    try:
+        lines = settings.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        fail(f"{settings}: {error.strerror} (give OUT of run.sh, such as runs/math)")
+    known = dict(line.split("=", 1) for line in lines if "=" in line)
+    numbers = [int(path.parent.name[4:]) for path in Path(folder).glob("iter*/adapter")
+               if path.parent.name[4:].isdigit()]
+    return known | {"adapter": f"{folder}/iter{max(numbers)}/adapter" if numbers else None}

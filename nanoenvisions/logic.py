@@ -26,7 +26,7 @@ import re
 
 from nanoenvisions.environment import REQUIRED, Environment, parse_program
 from nanoenvisions.records import fail
-from nanoenvisions.theories import LEVELS, examples_of, logic_task, words_for
+from nanoenvisions.theories import LEVELS, examples_of, logic_task, numbered, words_for
 
 LONGEST_LINE = 500        # characters: a sentence; the patterns below take the square of it
 LONGEST_PROGRAM = 10_000
@@ -337,6 +337,15 @@ class Logic(Environment):
         """Five theories of the task's size, made as the tasks are, in words that no task uses."""
         size = tuple(task.get("size", LEVELS[4][1]))
         return examples_of(size, task.get("semantics", "owa"), solve)
+
+    def asked(self, text) -> dict:
+        """Sentences, as the tasks number them, the questions last."""
+        plain = re.sub(r"(^|\s)\d+\.\s+", r"\1", text)
+        lines = [line.strip() for line in re.split(r"(?<=[.?!])\s+|\n", plain) if line.strip()]
+        lines.sort(key=lambda line: line.endswith("?"))
+        if not lines or not lines[-1].endswith("?"):
+            fail("--ask: no question in it (end a sentence with a question mark: Bob is red?)")
+        return {"question": numbered(lines)}
 
     def tidy(self, record: dict) -> str:
         """Without a line that has been said before, to the letter, if it says nothing new."""

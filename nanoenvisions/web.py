@@ -147,6 +147,13 @@ class Web(Environment):
                 tasks[-1]["round"] = number // args.num
         return tasks
 
+    def asked(self, text) -> dict:
+        """A page's name, with a seed if it is not to be 0: "click-button 7"; the page judges."""
+        name, _, seed = text.strip().partition(" ")
+        require_page(name, int(seed) if seed.strip().isdigit() else seed or 0)
+        task = {"task": name, "seed": int(seed or 0), "answer": "success"}
+        return task | {"question": self.browse(lambda browser: browser.observe(name, task["seed"]))}
+
     def examples(self, task) -> list[dict]:
         """Two worked examples of the same task, on seeds of their own, for the article's pages."""
         return [example for example in known_examples() if example["task"] == task["task"]]
