@@ -32,7 +32,7 @@ import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
 
 import envs
-from nanoenvisions import ask, sampling, scoring, teacher
+from nanoenvisions import ask, ranks, sampling, scoring, teacher
 from nanoenvisions.families import own_attention
 from nanoenvisions.flags import Parser, count, whole
 from nanoenvisions.model import token_ids
@@ -149,7 +149,7 @@ def explore(args, tasks, load):
         return task | {"iteration": args.iteration, "candidate": k, "source": "explore"}
 
     if args.teacher_url or args.teacher_file:  # it has not learned the format: with examples
-        return teacher.programs_to_file(
+        return None if ranks.RANK else teacher.programs_to_file(
             args, tasks, lambda task, k: envs.solve_prompt(task, few_shot=True), make_record)
     amend = scoring.rescore(envs.solve_prompt, envs.completion) if args.rescore else None
     sampling.sample_to_file(args, stage(args), tasks, args.num_samples, make_prompt, make_record,

@@ -41,6 +41,7 @@ setting SEEDS         ""          wholes  # "0 1 2": runs in $OUT/METHOD/seed0 .
 setting OUT           runs/$ENV   text    # folder of the run; other settings need another one
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
+setting RANKS "$(gpus)"           count   # processes that share a stage's work: the number of GPUs
 setting ITERS         5           whole   # iterations; may be raised later, the run goes on
 setting DATA          ""          text    # files of tasks or public sets, "a.csv,b.json:svamp", or
                                           # hub:NAME:CONFIG@SPLIT; empty: tasks are made
@@ -165,7 +166,10 @@ print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")'
 # stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, for then it is finished
 stage() {
   local output="$1"; shift
-  [ -e "$output" ] || "$PYTHON" -W ignore "$@"
+  [ -e "$output" ] || case "$RANKS $1" in
+    "1 "* | *" envs.py" | *" reward.py" | *" select.py") "$PYTHON" -W ignore "$@" ;;
+    *) "$PYTHON" -W ignore -P -m torch.distributed.run --standalone --nproc-per-node "$RANKS" "$@" ;;
+  esac
 }
 common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")

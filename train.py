@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import envs
-from nanoenvisions import adapters
+from nanoenvisions import adapters, ranks
 from nanoenvisions.families import own_attention, self_check, vocabulary_logits
 from nanoenvisions.flags import Parser, metrics_file
 from nanoenvisions.folders import check_folders
@@ -194,20 +194,24 @@ def train(model, steps, args, rate=None, loss_of=loss_sum, size_of=completion_to
             group["lr"] = rate * learning_rate_at(number, len(steps), args.warmup)
         count = size_of(step)
         width = max(args.width, max(map(size, step)))
-        bins, per_micro = pack(step, width), max(1, args.micro_tokens // width)
-        total = 0
+        bins = pack(step, width)[ranks.RANK::ranks.COUNT]  # of several processes: this one's share
+        per_micro = max(1, args.micro_tokens // width)
+        total, run = torch.zeros(2, device=model.device)  # loss; tokens
         for start in range(0, len(bins), per_micro):  # gradients add up over micro-batches
             batch = collate(bins[start:start + per_micro], model.device)
             loss = loss_of(model, batch)
             (loss / count).backward()
             total += loss.detach()
-            tokens += batch["tokens"].numel()
+            run += batch["tokens"].numel()
+        for master, parameter in zip(masters, parameters):
+            if parameter.grad is not None or ranks.COUNT > 1:  # None: these rows do not use it
+                grad, parameter.grad = parameter.grad, None
+                master.grad = torch.zeros_like(master) if grad is None else grad.float()
+        ranks.add_up([total, run, *(master.grad for master in masters if master.grad is not None)])
         losses.append(float(total) / count)
+        tokens += int(run)
         if not math.isfinite(losses[-1]):
             envs.fail(f"the loss is {losses[-1]} at step {number + 1} (lower --learning-rate)")
-        for master, parameter in zip(masters, parameters):
-            if parameter.grad is not None:  # None: a part that these rows do not use
-                master.grad, parameter.grad = parameter.grad.float(), None
         torch.nn.utils.clip_grad_norm_(masters, LONGEST_GRADIENT)
         optimizer.step()
         optimizer.zero_grad()
@@ -296,8 +300,9 @@ def main(argv=None):
     pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
                             allow_empty=True) if args.pairs else []
     envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
-    adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
-                   metrics=args.metrics)
+    if ranks.RANK == 0:  # of several processes, one writes
+        adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
+                       metrics=args.metrics)
     check_folders(args.model, args.adapter)
     model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     sequences = split_wide(encode(rows, tokenizer, args.max_length),
@@ -315,7 +320,8 @@ def main(argv=None):
         check_model(model, tokenizer)
         torch.manual_seed(args.seed)
         model = add_lora(model, args)
-        adapters.reserve(model, args.out)
+        if ranks.RANK == 0:
+            adapters.reserve(model, args.out)
         losses, tokens = train(model, steps, args)
         if pairs:
             pair_losses, more = train_on_pairs(model, pair_steps, args)
@@ -326,6 +332,8 @@ def main(argv=None):
         envs.fail(f"out of memory (lower --micro-tokens, now {args.micro_tokens}, then "
                   f"--max-length, now {args.max_length}; --checkpointing yes, --bits 4 and "
                   "--optimizer adamw8bit save memory, too)")
+    if ranks.RANK:
+        return
     seconds = time.time() - started
     adapters.save(model, args.model or EMBEDDED, args.out)
     tail = losses[-max(1, len(losses) // 10):]

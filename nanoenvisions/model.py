@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from nanoenvisions import rounded
+from nanoenvisions import ranks, rounded
 from nanoenvisions.attention import attending, prefix_attention
 from nanoenvisions.families import complaint, layer_masks, mention_experts, vocabulary_logits
 from nanoenvisions.memory import is_out_of_memory, total_memory, unpacks
@@ -77,7 +77,7 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
     hush()
     transformers.AttentionInterface.register("prefix_attention", prefix_attention)
     name = name or default_model()
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ranks.device()
     narrow = bits == 16 or bits == 4 and has_fast_bfloat16(device)
     dtype = torch.bfloat16 if narrow else torch.float32
     if device.type == "cpu":

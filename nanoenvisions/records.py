@@ -261,4 +261,5 @@ def add_metrics(path, row: dict):
 def progress(items, label: str, total=None):
     """Iterate with a progress bar on a terminal and nothing but the summary line in a log."""
     from tqdm.auto import tqdm  # comes with transformers
-    return tqdm(items, desc=label, total=total, disable=not sys.stderr.isatty(), leave=False)
+    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"  # one bar: see ranks.py
+    return tqdm(items, desc=label, total=total, disable=not shown, leave=False)

@@ -7,6 +7,8 @@ model, records and sampler.
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import itertools
 import os
 import time
@@ -14,6 +16,7 @@ import time
 import numpy as np
 import torch
 
+from nanoenvisions import ranks
 from nanoenvisions.environment import parse_program
 from nanoenvisions.families import self_check
 from nanoenvisions.flags import count, heat, metrics_file, positive_share, whole
@@ -99,30 +102,37 @@ def sample_to_file(args, stage: str, items, num_samples: int, make_prompt, make_
                 if key not in ("out", "metrics", "inputs")}
     settings |= {"stage": stage, "inputs": fingerprint(*args.inputs),
                  "adapter": adapter_fingerprint(args.adapter)}
-    with Output(args.out, settings, unit=per_batch * num_samples) as out:
-        records = list(out.done)
-        if len(records) < len(items) * num_samples:
-            model, tokenizer = load(args.model, args.adapter, args.bits)
+    model = functools.cache(lambda: load(args.model, args.adapter, args.bits))
+
+    def make(start):
+        """The records of a batch of items."""
+        samples = list(itertools.product(order[start:start + per_batch], range(num_samples)))
+        requests = collections.defaultdict(list)  # equal prompts are run once
+        for i, k in samples:
+            requests[prompts[i][k]].append(row_key(stage, args, items[i], k))
+        programs = sample(args, *model(), requests, bar.update, plain)
+        lines = []
+        for i, k in samples:
+            text, logprob, count = programs[row_key(stage, args, items[i], k)]
+            lines.append(make_record(items[i], k) | {
+                "program": parse_program(text), "logprob": round(logprob, 6), "tokens": count})
+        if amend:
+            amend(*model(), lines)
+        return lines
+
+    output = Output(args.out, settings, unit=per_batch * num_samples)
+    with output if ranks.RANK == 0 else contextlib.nullcontext():  # rank 0 writes, see ranks.py
+        records = list(output.done)
+        begun = ranks.told(len(records))
         bar = progress(None, stage, total=len(items) * num_samples)
-        bar.update(len(records))
-        for start in range(len(records) // num_samples, len(items), per_batch):
-            samples = list(itertools.product(order[start:start + per_batch], range(num_samples)))
-            requests = collections.defaultdict(list)  # equal prompts are run once
-            for i, k in samples:
-                requests[prompts[i][k]].append(row_key(stage, args, items[i], k))
-            programs = sample(args, model, tokenizer, requests, bar.update, plain)
-            lines = []
-            for i, k in samples:
-                text, logprob, count = programs[row_key(stage, args, items[i], k)]
-                lines.append(make_record(items[i], k) | {
-                    "program": parse_program(text), "logprob": round(logprob, 6),
-                    "tokens": count})
-            if amend:
-                amend(model, tokenizer, lines)
-            out.write(*lines)
+        bar.update(begun)
+        starts = range(begun // num_samples, len(items), per_batch)
+        for lines in ranks.shared(args.out, settings, starts, make):
+            output.write(*lines)
             records += lines
         bar.close()
-        report(args, stage, records, time.time() - started)
+        if ranks.RANK == 0:
+            report(args, stage, records, time.time() - started)
 
 
 def sample(args, model, tokenizer, requests: dict, tick, plain=None) -> dict:

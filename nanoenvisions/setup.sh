@@ -29,6 +29,13 @@ setting() {
   names+=("$1")
 }
 
+# gpus: how many CUDA GPUs there are, at least 1
+gpus() {
+  local found=0
+  ! command -v nvidia-smi > /dev/null || found="$(nvidia-smi -L 2> /dev/null | grep -c ^GPU)" || true
+  echo "$((found > 1 ? found : 1))"
+}
+
 # preset: the settings of data/$PRESET.sh, which come before those of the environment
 preset() {
   [[ "$PRESET" = */* || ! -e "data/$PRESET.sh" ]] && die "PRESET=$PRESET is unknown ($(
@@ -115,7 +122,7 @@ one_run() {
   fi
   for name in "${names[@]}"; do
     case "$name" in
-      OUT | PYTHON | SETUP | METHODS | SEEDS) ;;
+      OUT | PYTHON | SETUP | RANKS | METHODS | SEEDS) ;;
       ITERS) [ "$new_tasks" = 0 ] || settings+="ITERS=$ITERS"$'\n' ;;  # all tasks are made at first
       *) settings+="$name=${!name}"$'\n' ;;
     esac
