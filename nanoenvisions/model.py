@@ -1,7 +1,7 @@
 """The language model: loading it, and running sequences that begin alike in one go.
 
 What sampling (sampler.py) and training (train.py) share. May import attention, families, memory,
-packages, records and rounded.
+packages, ranks, records and rounded.
 """
 from __future__ import annotations
 

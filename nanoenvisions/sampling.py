@@ -2,7 +2,7 @@
 
 A stage gives the prompt and the record of each sample; here they become batches, and their programs
 lines of a file that a killed run continues. May import environment, families, flags, folders,
-model, records and sampler.
+model, ranks, records and sampler.
 """
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ setting() {
 # gpus: how many CUDA GPUs there are, at least 1
 gpus() {
   local found=0
-  ! command -v nvidia-smi > /dev/null || found="$(nvidia-smi -L 2> /dev/null | grep -c ^GPU)" || true
+  if command -v nvidia-smi > /dev/null; then
+    found="$(nvidia-smi -L 2> /dev/null | grep -c ^GPU)" || true
+  fi
   echo "$((found > 1 ? found : 1))"
 }
 
