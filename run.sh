@@ -168,7 +168,7 @@ stage() {
   local output="$1"; shift
   [ -e "$output" ] || case "$RANKS $1" in
     "1 "* | *" envs.py" | *" reward.py" | *" select.py") "$PYTHON" -W ignore "$@" ;;
-    *) "$PYTHON" -W ignore -P -m torch.distributed.run --standalone \
+    *) PYTHONWARNINGS=ignore "$PYTHON" -P -m torch.distributed.run --standalone \
          --nproc-per-node "$RANKS" "$@" ;;
   esac
 }
