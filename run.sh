@@ -13,15 +13,11 @@
 set -euo pipefail
 from="$PWD"
 cd "$(dirname "${BASH_SOURCE[0]}")"
-. nanoenvisions/setup.sh
-. nanoenvisions/sweep.sh
+. nanoenvisions/setup.sh    # set-up and checks
+. nanoenvisions/methods.sh  # what a METHOD leaves out
+. nanoenvisions/sweep.sh    # METHODS and SEEDS
 trap 'echo "run.sh: stopped; run the same command again to go on" >&2; exit 130' INT
-if [ "$from" != "$PWD" ]; then  # called from elsewhere: paths are meant as seen from there
-  [[ "${OUT:-/}" = /* ]] || OUT="$from/$OUT"
-  [[ ! -e "$from/${TEACHER_FILE:--}" ]] || TEACHER_FILE="$from/$TEACHER_FILE"
-  [[ -z "${MODEL:-}" || ! -d "$from/$MODEL" ]] || MODEL="$from/$MODEL"
-  DATA="$(seen_from "$from" "${DATA:-}")" TEST="$(seen_from "$from" "${TEST:-}")"
-fi
+[ "$from" = "$PWD" ] || paths_from "$from"  # called from elsewhere
 
 # Settings are environment variables: ENV=logic ITERS=8 bash run.sh. An environment may have its own
 # defaults in data/ENV.sh, for the embedded model on two CPU cores; where it has none, these hold.
@@ -91,51 +87,13 @@ setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank
 export RUN_SH_SETTINGS="${names[*]}"
 [[ -z "$METHODS$SEEDS" || $# != 0 ]] || sweep  # several runs, each by a run.sh of its own
 
-# What a METHOD leaves out. Its flags stand behind those of the settings, so that they win.
-refine=1 explore_how=() select_how=() rescore=() pair_loss="" judge="" teacher=()
-[ -z "$TEACHER_URL" ] || teacher=(--teacher-url "$TEACHER_URL" --teacher-model "$TEACHER_MODEL"
-                                  --teacher-limit "$TEACHER_LIMIT")
-[ -z "$TEACHER_FILE" ] || teacher+=(--teacher-file "$TEACHER_FILE")
-case "$METHOD" in
-  envisions) ;;
-  star)         # one greedy sample a task; learn from the right ones of this iteration
-    refine=0 AGAIN=1 explore_how=(--greedy) select_how=(--rows-from now --all-positives)
-    # more greedy samples would be copies: for an equal budget the likeliest right one of K
-    [ "$BUDGET" = plain ] || explore_how=() select_how=(--rows-from now --n1 1 --n2 0 --n3 0) ;;
-  rft)          # K samples a task; learn from all right ones of this iteration
-    refine=0 AGAIN=1 select_how=(--rows-from now --all-positives) ;;
-  sft-dpo)      # K samples a task; the pool's positives, then its pairs with mistakes by DPO
-    refine=0 LOSS=dpo select_how=(--n2 0 --n3 0) ;;
-  self-rewarding) # the model says which of its programs are right; then as sft-dpo, the best with
-    # the worst; no answer is looked at but for the evaluation
-    refine=0 LOSS=dpo judge=--judge select_how=(--n2 0 --n3 0 --far-pairs) ;;
-  distill)      # a teacher's programs instead of one's own, in every iteration
-    refine=0
-    [ ${#teacher[@]} != 0 ] || die "METHOD=distill needs TEACHER_FILE, or TEACHER_URL with" \
-                                   "TEACHER_MODEL" ;;
-  no-refine)    refine=0 ;;                                # and the ablations of the article
-  no-pool)      select_how=(--rows-from now) ;;
-  no-mistakes)  select_how=(--n2 0 --n3 0) ;;
-  no-ranking)   select_how=(--rank random) ;;
-  *) die "METHOD=$METHOD is unknown" \
-         "(envisions, star, rft, sft-dpo, self-rewarding, distill, no-refine, no-pool," \
-         "no-mistakes or no-ranking)" ;;
-esac
-[ "$RESCORE" = 0 ] || rescore=(--rescore)
-[ "$NEGATIVES" = repair ] || pair_loss=unlikelihood
-if [ "$LOSS" = dpo ]; then
-  [ -z "$pair_loss" ] || die "LOSS=dpo and NEGATIVES=unlikelihood: choose one of them"
-  pair_loss=dpo
-fi
+method  # its flags stand behind those of the settings, so that they win
 data_fits
 [[ ! "$MODEL" =~ ^[./] || -d "$MODEL" ]] || die "MODEL=$MODEL: there is no such folder"
 
 # ---- set-up: packages, the embedded model, what the environment says ----------------------------
 fits "$PYTHON"
-new_tasks="$("$PYTHON" -W ignore -c 'import sys, envs
-if sys.argv[1] not in envs.ENVS:
-    sys.exit("run.sh: ENV=" + sys.argv[1] + " is unknown (" + ", ".join(envs.ENVS) + ")")
-print(int(envs.ENVS[sys.argv[1]].new_tasks_each_iteration))' "$ENV")"
+known_env
 [ "$SETUP" = 0 ] || set_up requirements.txt $([ "${1:-}" != test ] || echo tests/requirements.txt)
 export TOKENIZERS_PARALLELISM=false
 if [ -z "$MODEL" ]; then
@@ -149,13 +107,7 @@ if [ "${1:-}" = test ]; then
 fi
 [[ $# = 0 || "$*" = check ]] ||
   die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
-[ -z "$MAKE_FLAGS" ] || takes MAKE_FLAGS envs.py make --env "$ENV" --out x $MAKE_FLAGS
-[ -z "$EXPLORE_FLAGS" ] || takes EXPLORE_FLAGS explore.py --in x --out x $EXPLORE_FLAGS
-[ ${#teacher[@]} = 0 ] || takes "the teacher" explore.py --in x --out x "${teacher[@]}"
-[ -z "$REFINE_FLAGS" ] || takes REFINE_FLAGS refine.py --in x --out x $REFINE_FLAGS
-[ -z "$REWARD_FLAGS" ] || takes REWARD_FLAGS reward.py --in x --out x $REWARD_FLAGS
-[ -z "$SELECT_FLAGS" ] || takes SELECT_FLAGS select.py --in x --out x --pool-out x $SELECT_FLAGS
-[ -z "$TRAIN_FLAGS" ] || takes TRAIN_FLAGS train.py --in x --out x $TRAIN_FLAGS
+flags_fit
 [ $# = 0 ] || exit 0  # check: nothing to complain about
 one_run
 "$PYTHON" -c 'import nanoenvisions, torch

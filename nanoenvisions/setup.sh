@@ -45,6 +45,14 @@ preset() {
   . "data/$PRESET.sh"
 }
 
+# paths_from FOLDER: run.sh was called there, so paths are meant as seen from it
+paths_from() {
+  [[ "${OUT:-/}" = /* ]] || OUT="$1/$OUT"
+  [[ ! -e "$1/${TEACHER_FILE:--}" ]] || TEACHER_FILE="$1/$TEACHER_FILE"
+  [[ -z "${MODEL:-}" || ! -d "$1/$MODEL" ]] || MODEL="$1/$MODEL"
+  DATA="$(seen_from "$1" "${DATA:-}")" TEST="$(seen_from "$1" "${TEST:-}")"
+}
+
 # seen_from FOLDER "a.csv:FORMAT,b.json": the same, with paths as seen from the repository
 seen_from() {
   local one list=""
@@ -84,6 +92,25 @@ missing = [name for name in sys.argv[1:] if not importlib.util.find_spec(name)]
 sys.exit(", ".join(missing) or None)' torch transformers peft bitsandbytes 2>&1)" ||
     die "$1 has no ${said##*$'\n'} (pip install -r requirements.txt, or leave SETUP=0 away)"
   "$1" -W ignore -m nanoenvisions.begin || exit 1
+}
+
+# flags_fit: dies unless each stage takes the flags that the settings and the teacher give it
+flags_fit() {
+  [ -z "$MAKE_FLAGS" ] || takes MAKE_FLAGS envs.py make --env "$ENV" --out x $MAKE_FLAGS
+  [ -z "$EXPLORE_FLAGS" ] || takes EXPLORE_FLAGS explore.py --in x --out x $EXPLORE_FLAGS
+  [ ${#teacher[@]} = 0 ] || takes "the teacher" explore.py --in x --out x "${teacher[@]}"
+  [ -z "$REFINE_FLAGS" ] || takes REFINE_FLAGS refine.py --in x --out x $REFINE_FLAGS
+  [ -z "$REWARD_FLAGS" ] || takes REWARD_FLAGS reward.py --in x --out x $REWARD_FLAGS
+  [ -z "$SELECT_FLAGS" ] || takes SELECT_FLAGS select.py --in x --out x --pool-out x $SELECT_FLAGS
+  [ -z "$TRAIN_FLAGS" ] || takes TRAIN_FLAGS train.py --in x --out x $TRAIN_FLAGS
+}
+
+# known_env: dies unless envs.py knows ENV; new_tasks=1: each iteration has tasks of its own
+known_env() {
+  new_tasks="$("$PYTHON" -W ignore -c 'import sys, envs
+if sys.argv[1] not in envs.ENVS:
+    sys.exit("run.sh: ENV=" + sys.argv[1] + " is unknown (" + ", ".join(envs.ENVS) + ")")
+print(int(envs.ENVS[sys.argv[1]].new_tasks_each_iteration))' "$ENV")"
 }
 
 # set_up FILES...: a virtual environment in .venv with pinned packages, once

@@ -58,7 +58,7 @@ FAULTS = {
         ("no limit", "allowed = self.requests < self.limit and", "allowed =", "never_more"),
         ("an answer behind a gap is lost", "may be there\n                continue",
          "may be there\n                break",
-         "never_more"),
+         "paid_for"),
         ("what is done is asked for again", '(task["id"], k) not in done]', "True]",
          "asks_for_the_rest"),
         ("fences are kept", '"program": parse_program(text)', '"program": text', "become_candidates"),
@@ -66,8 +66,9 @@ FAULTS = {
         ("more than K of a file", "if k < len(programs_of(given, task))]", "]", "id_or_question")],
     ("run.sh", "test_other_methods"): [
         ("the teacher stays", '  [ "$METHOD" = distill ] || teacher=()\n', "", "begin_with"),
+        ("pairs are not trained on", '"${train_pairs[@]}"', "", "sft_dpo")],
+    ("nanoenvisions/methods.sh", "test_other_methods"): [
         ("judged by the environment", 'judge=--judge', 'judge=""', "reaches_self"),
-        ("pairs are not trained on", '"${train_pairs[@]}"', "", "sft_dpo"),
         ("self-rewarding pairs are hard ones", " --far-pairs", "", "reaches_self")],
     ("run.sh", "test_methods"): [
         ("START ignored", 'start=("${last[@]}")', "start=()", "last_adapter"),

@@ -169,6 +169,8 @@ FAULTS = {
          '"${model[@]}" \\\n    $EXPLORE_FLAGS "${some', "adapter_of_an_iteration"),
         ("no examples in iteration 0", "adapter=(--few-shot)", "adapter=()", "base_model_with"),
         ("the pool is not handed on", 'pool=(--pool "$it/pool.jsonl")', ":", "has_all_parts"),
+        ("BUDGET ignored", 'k="$((2 * k))"', 'k="$k"', "equal_budget")],
+    ("nanoenvisions/methods.sh", "test_methods"): [
         ("star is warm", "explore_how=(--greedy)", "explore_how=()", "star_takes"),
         ("rft has a pool", "AGAIN=1 select_how=(--rows-from now ", "AGAIN=1 select_how=(",
          "rft_learns"),
@@ -179,8 +181,7 @@ FAULTS = {
          "no_pool_explores"),
         ("no-mistakes has some", "no-mistakes)  select_how=(--n2 0 --n3 0)",
          "no-mistakes)  select_how=()", "no_mistakes"),
-        ("no-ranking ranks", "select_how=(--rank random)", "select_how=()", "no_ranking"),
-        ("BUDGET ignored", 'k="$((2 * k))"', 'k="$k"', "equal_budget")],
+        ("no-ranking ranks", "select_how=(--rank random)", "select_how=()", "no_ranking")],
     ("nanoenvisions/sweep.sh", "test_sweep"): [
         ("a broken run ends the sweep", '|| broken+=("$folder")', "|| exit 1", "stops_no_other"),
         ("all seeds are one", ' SEED="$seed"', "", "makes_alone"),

@@ -23,7 +23,7 @@ STAGES = ["explore", "refine", "reward", "select", "train"]
 READING_PATH = [*(f"{stage}.py" for stage in STAGES), "envs.py", "run.sh"]
 PACKAGE = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("nanoenvisions/*.py"))
 DATA = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("data/*.py"))
-PRODUCT = [*READING_PATH, *PACKAGE, "nanoenvisions/setup.sh", "nanoenvisions/sweep.sh", *DATA]
+PRODUCT = [*READING_PATH, *PACKAGE, *(f"nanoenvisions/{name}.sh" for name in ("methods", "setup", "sweep")), *DATA]
 TESTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/*.py"))
 README_LINES, FILE_LINES, COLUMNS = 200, 400, 100
 # Programs of others whose flags and variables the pages may name.
@@ -209,8 +209,9 @@ def command_fault(command: str) -> str | None:
             continue
         if name not in settings() | FOREIGN_NAMES:
             return f"run.sh has no setting {name}"
-        if name == "METHOD" and not re.search(rf"^  {value}\)", (ROOT / "run.sh").read_text(), re.MULTILINE):
-            return f"run.sh has no METHOD {value}"
+        if name == "METHOD" and not re.search(
+                rf"^    {value}\)", (ROOT / "nanoenvisions/methods.sh").read_text(), re.MULTILINE):
+            return f"methods.sh has no METHOD {value}"
         if name.endswith("_FLAGS"):
             script = "envs.py" if name == "MAKE_FLAGS" else name.removesuffix("_FLAGS").lower() + ".py"
             for flag in re.findall(r"--[a-z][\w-]*", value):
