@@ -26,11 +26,10 @@ the plain one):
 """
 from __future__ import annotations
 
-import functools
 import math
 import os
-import sys
 import time
+from functools import partial
 
 import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 import torch
@@ -38,12 +37,14 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 import envs
-from nanoenvisions import adapters, ranks
-from nanoenvisions.families import own_attention, self_check, vocabulary_logits
+from nanoenvisions import adapters, flags, ranks
+from nanoenvisions.families import (mention_untrained_experts, own_attention, self_check,
+                                    vocabulary_logits)
 from nanoenvisions.flags import Parser, metrics_file
 from nanoenvisions.folders import check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
+from nanoenvisions.preference import dpo_loss, unlikelihood_loss
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
@@ -56,38 +57,6 @@ LONGEST_GRADIENT = 1.0  # longer ones are shortened to it, so that one odd row d
 def loss_sum(model, batch: dict) -> torch.Tensor:
     """- sum over the completion tokens of log p(a_i | prompt, a_<i), in nats; a scalar."""
     return -token_logprobs(model, batch).sum()
-
-
-def dpo_loss(model, batch: dict, beta: float) -> torch.Tensor:
-    """DPO (arXiv 2305.18290): the sum over pairs of branches (a+, a-) of the same prompt x of
-
-        - log sigma(beta [(log pi(a+|x) - log pi0(a+|x)) - (log pi(a-|x) - log pi0(a-|x))])
-
-    pi0 is this model with its adapter off: the base model, without a second copy of it.
-    """
-    lengths = [end - begin for *_, begin, end in batch["spans"]]
-
-    def logprobs():  # log pi(a | x), the sum over the tokens of a: [pairs, 2]
-        programs = token_logprobs(model, batch).split(lengths)
-        return torch.stack([program.sum() for program in programs]).view(-1, 2)
-    with torch.no_grad(), model.disable_adapter():
-        reference = logprobs()
-    better, worse = (logprobs() - reference).unbind(1)
-    return -F.logsigmoid(beta * (better - worse)).sum()
-
-
-def unlikelihood_loss(model, batch: dict) -> torch.Tensor:
-    """Unlikelihood (arXiv 1908.04319): - sum_i log p(a+_i) - sum_i log(1 - p(a-_i)), of the tokens
-    of a- from the first on that is not that of a+; what both begin with is not wrong.
-    """
-    spans, total = batch["spans"], 0.0
-    programs = token_logprobs(model, batch).split([end - begin for *_, begin, end in spans])
-    tokens = [batch["tokens"].flatten()[begin:end].tolist() for *_, begin, end in spans]
-    for pair in range(0, len(spans), 2):
-        same = len(os.path.commonprefix(tokens[pair:pair + 2]))
-        p_wrong = programs[pair + 1][same:].exp().clamp(max=1 - 1e-6)  # log 0 is no loss
-        total = total - programs[pair].sum() - torch.log1p(-p_wrong).sum()
-    return total
 
 
 def token_logprobs(model, batch: dict) -> torch.Tensor:
@@ -136,25 +105,14 @@ def add_lora(model, args):
 
     A is random and B is 0, so training begins at the base model; --seed makes A repeatable.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
     if args.adapter:  # the ablation that trains on
-        try:
-            model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True,
-                                              autocast_adapter_dtype=False)
-        except (OSError, RuntimeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
-            envs.fail(f"{args.adapter}: no adapter of this model (give the --model that it was "
-                      "trained on)")
+        model = adapters.load_to_train(model, args.adapter)
     else:
         config = LoraConfig(r=args.rank, lora_alpha=args.alpha or 2 * args.rank, lora_dropout=0.0,
                             target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, config, autocast_adapter_dtype=False)
-    # PEFT knows the experts of some families (Mixtral, Qwen3-MoE), which are no linear layers.
-    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    if any(weight.dim() == 3 for weight in model.parameters()) and "experts" not in str(trained):
-        print("train: this model's experts stay as they are: only its other layers are trained",
-              file=sys.stderr)
+    mention_untrained_experts(model)
     if args.checkpointing == "yes" or (args.checkpointing == "auto"
                                        and checkpoints(model, max(args.micro_tokens, args.width))):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -225,11 +183,16 @@ def train(model, steps, args, rate=None, loss_of=loss_sum, size_of=completion_to
 
 
 def train_on_pairs(model, steps, args):
-    """After the rows, pairs: DPO, whose loss is the mean over pairs, or unlikelihood."""
+    """After the rows, pairs (nanoenvisions/preference.py): the mean over pairs of the DPO loss
+
+        - log sigma(beta [(log pi(a+|x) - log pi0(a+|x)) - (log pi(a-|x) - log pi0(a-|x))])
+
+    or, over tokens, unlikelihood: - sum_i log p(a+_i|x) - sum_i log(1 - p(a-_i|x)).
+    """
     rate = args.pair_learning_rate or args.learning_rate / 10
     if args.pair_loss == "unlikelihood":
-        return train(model, steps, args, rate, unlikelihood_loss)
-    return train(model, steps, args, rate, functools.partial(dpo_loss, beta=args.beta),
+        return train(model, steps, args, rate, partial(unlikelihood_loss, token_logprobs))
+    return train(model, steps, args, rate, partial(dpo_loss, token_logprobs, beta=args.beta),
                  size_of=lambda step: count_rows(step) // 2)
 
 
@@ -268,14 +231,8 @@ def parse_args(argv=None):
     add("--limit", type=int, help="read only the first so many rows of a file")
     add("--metrics", type=metrics_file, help="file to add this stage's counts to")
     args = parser.parse_args(argv)
-    least = {"rank": 1, "alpha": 1, "epochs": 1, "min_steps": 0, "steps": 0,
-             "batch_size": 1, "max_length": 2, "width": 1, "micro_tokens": 1, "iteration": 0,
-             "seed": 0, "limit": 1}
-    for name, lowest in least.items():
-        value = getattr(args, name)
-        if value is not None and not lowest <= value < 2 ** 32:
-            envs.fail(f"--{name.replace('_', '-')} is {value}, it must be from {lowest} to "
-                      f"{2 ** 32 - 1}")
+    flags.check(args, rank=1, alpha=1, epochs=1, min_steps=0, steps=0, batch_size=1, max_length=2,
+                width=1, micro_tokens=1, iteration=0, seed=0, limit=1)
     if not 0 < args.learning_rate < math.inf:  # also when it is nan
         envs.fail(f"--learning-rate is {args.learning_rate}, it must be above 0 and finite")
     if not 0 <= args.warmup <= 1:
@@ -312,8 +269,7 @@ def main(argv=None):
                   "(raise --max-length)")
     pairs = encode_pairs(pairs, tokenizer, args.max_length)
     half = args.steps // 2 if pairs else 0
-    batches = functools.partial(make_steps, batch_size=args.batch_size, epochs=args.epochs,
-                                seed=args.seed)
+    batches = partial(make_steps, batch_size=args.batch_size, epochs=args.epochs, seed=args.seed)
     steps = batches(sequences, min_steps=args.min_steps - half)
     pair_steps = batches(pairs, min_steps=half) if pairs else []
     try:

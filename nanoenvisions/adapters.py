@@ -1,6 +1,6 @@
 """The folder that train.py writes: a PEFT adapter, and nothing that is not one is ever removed.
 
-May import records. (PEFT and the hub's model cards are imported where they are needed.)
+May import memory and records. (PEFT and the hub's model cards are imported where they are needed.)
 
     claim(out)               before the model is loaded: may this folder be written, and replaced?
     reserve(model, out)      before training: take the room on the disk that the adapter needs
@@ -18,6 +18,7 @@ import os
 import re
 from pathlib import Path
 
+from nanoenvisions.memory import is_out_of_memory
 from nanoenvisions.records import fail
 
 FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "README.md")
@@ -164,3 +165,15 @@ def put_in_place(out):
             remove(old)
     except OSError as error:
         fail(f"{folder}: {error.strerror} (the new adapter is in {part}: move it by hand)")
+
+
+def load_to_train(model, path):
+    """The model with this adapter on it, whose matrices go on being trained."""
+    from peft import PeftModel
+    try:
+        return PeftModel.from_pretrained(model, path, is_trainable=True,
+                                         autocast_adapter_dtype=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        fail(f"{path}: no adapter of this model (give the --model that it was trained on)")

@@ -80,6 +80,14 @@ def mention_experts(model):
               "in 16 bits: only plain layers are packed in 4", file=sys.stderr)
 
 
+def mention_untrained_experts(model):
+    """PEFT knows the experts of some families (Mixtral, Qwen3-MoE), which are no linear layers."""
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if any(weight.dim() == 3 for weight in model.parameters()) and "experts" not in str(trained):
+        print("train: this model's experts stay as they are: only its other layers are trained",
+              file=sys.stderr)
+
+
 @torch.inference_mode()
 def self_check(model, tokenizer, our_logits):
     """Fail in one line unless our logits are those of the model's own, plain forward pass.

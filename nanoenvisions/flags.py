@@ -55,3 +55,12 @@ def metrics_file(path: str) -> str:
     if os.path.isfile(path):
         read_jsonl(path, allow_empty=True)
     return path
+
+
+def check(args, **least: int):
+    """Fail unless these whole numbers, of those that were given, are not below their least."""
+    for name, lowest in least.items():
+        value = getattr(args, name)
+        if value is not None and not lowest <= value < 2 ** 32:
+            fail(f"--{name.replace('_', '-')} is {value}, it must be from {lowest} to "
+                 f"{2 ** 32 - 1}")

@@ -1,7 +1,7 @@
 """Faults of the methods beside the article's: DPO, unlikelihood, judge, teacher. See faults.py."""
 
 FAULTS = {
-    ("train.py", "test_dpo"): [
+    ("nanoenvisions/preference.py", "test_dpo"): [
         ("DPO prefers the wrong ones", "beta * (better - worse)", "beta * (worse - better)",
          "by_hand"),
         ("DPO without its reference", "(logprobs() - reference)", "logprobs()", "by_hand"),
@@ -9,13 +9,14 @@ FAULTS = {
          "torch.no_grad()", "equal_the_plain"),
         ("the reference is learned, too", "with torch.no_grad(), model.disable",
          "with model.disable", "equal_the_plain"),
+        ("what both programs begin with is wrong", "[same:]", "[0:]", "unlikelihood_equals"),
+        ("certainty is an infinite loss", ".clamp(max=1 - 1e-6)", "", "certain")],
+    ("train.py", "test_dpo"): [
         ("--beta ignored", "beta=args.beta", "beta=0.1", "adapter_is_that"),
         ("--pair-learning-rate ignored", "args.pair_learning_rate or args", "args",
          "adapter_is_that"),
         ("a pair counts twice", "count_rows(step) // 2", "count_rows(step)", "adapter_is_that"),
         ("--pair-loss ignored", 'args.pair_loss == "unlikelihood"', "False", "widen"),
-        ("what both programs begin with is wrong", "[same:]", "[0:]", "unlikelihood_equals"),
-        ("certainty is an infinite loss", ".clamp(max=1 - 1e-6)", "", "certain"),
         ("pairs have no share of --steps", "half = args.steps // 2 if pairs", "half = 0 if pairs",
          "steps_count")],
     ("select.py", "test_dpo"): [

@@ -13,6 +13,7 @@ from conftest import run_stage
 import envs
 import train
 from nanoenvisions import model as model_module
+from nanoenvisions import preference
 from nanoenvisions.model import load_model
 
 PAIRS = [("Question: a b c?\n```python\n", "return 1\n```", "return 22 + 3\n```"),
@@ -67,7 +68,7 @@ def batch_of(tokenizer, width=200):
 
 # ------------------------------------------------------------------------------------ The loss --
 
-def test_the_loss_by_hand(monkeypatch):
+def test_the_loss_by_hand():
     """Two pairs. Sums under pi: -3, -4; -1, -2. Under pi0: -5, -3; -1, -2. beta 0.5.
 
     Pair 1: 0.5 ((-3 + 5) - (-4 + 3)) = 1.5, - log sigma(1.5) = log(1 + e^-1.5) = 0.201413
@@ -86,9 +87,11 @@ def test_the_loss_by_hand(monkeypatch):
 
         def __exit__(self, *_):
             self.off = False
-    monkeypatch.setattr(train, "token_logprobs", lambda model, batch: now[model.off])
+
+    def logprobs(model, batch):
+        return now[model.off]
     spans = [(0, 1, 1, 3), (0, 1, 3, 4), (0, 1, 4, 5), (0, 1, 5, 7)]
-    assert train.dpo_loss(Model(), {"spans": spans}, 0.5).item() == pytest.approx(0.894560, abs=1e-6)
+    assert preference.dpo_loss(logprobs, Model(), {"spans": spans}, 0.5).item() == pytest.approx(0.894560, abs=1e-6)
 
 
 @pytest.mark.parametrize("width", [16, 1000])  # a pair in each bin; all in one
@@ -98,7 +101,7 @@ def test_loss_and_gradient_equal_the_plain_ones(tiny_model, models, width, beta)
     policy, base, tokenizer = models
     plain = plain_copy(tiny_model, policy)
     wanted = plain_dpo(plain, base, tokenizer, beta)
-    loss = train.dpo_loss(policy, batch_of(tokenizer, width), beta)
+    loss = preference.dpo_loss(train.token_logprobs, policy, batch_of(tokenizer, width), beta)
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     assert abs(loss.item() - len(PAIRS) * math.log(2)) > 1e-2
     wanted.backward()
@@ -116,7 +119,7 @@ def test_a_new_adapter_prefers_nothing(tiny_model):
         model, tokenizer = load_model(tiny_model, bits=bits, merge=False)
         model.set_attn_implementation("prefix_attention")
         model = train.add_lora(model, train.parse_args(["--in", "-", "--out", "-"]))
-        loss = train.dpo_loss(model, batch_of(tokenizer), 0.1)
+        loss = preference.dpo_loss(train.token_logprobs, model, batch_of(tokenizer), 0.1)
         assert loss.item() == pytest.approx(len(PAIRS) * math.log(2), abs=1e-6)
 
 
@@ -140,7 +143,7 @@ def test_packed_weights_are_their_own_reference(tiny_model, monkeypatch):
             before = margins()
     wanted = -sum(F.logsigmoid(0.1 * (one - other)) for one, other in zip(now, before))
     model.set_attn_implementation("prefix_attention")
-    loss = train.dpo_loss(policy, batch_of(tokenizer), 0.1)
+    loss = preference.dpo_loss(train.token_logprobs, policy, batch_of(tokenizer), 0.1)
     assert loss.item() == pytest.approx(wanted.item(), abs=0.1)  # bfloat16 rounds each log-probability
     assert max(abs(one - other) for one, other in zip(now, before)) > 5  # the adapter matters
     loss.backward()
@@ -152,7 +155,7 @@ def test_the_loss_is_that_of_trl(tmp_path, tiny_model, models):
     trl = pytest.importorskip("trl", reason="pip install -r tests/bench-requirements.txt")
     datasets = pytest.importorskip("datasets")
     policy, base, tokenizer = models
-    ours = train.dpo_loss(policy, batch_of(tokenizer), 0.3).item() / len(PAIRS)
+    ours = preference.dpo_loss(train.token_logprobs, policy, batch_of(tokenizer), 0.3).item() / len(PAIRS)
     trainer = trl.DPOTrainer(
         plain_copy(tiny_model, policy), base, processing_class=tokenizer,
         train_dataset=datasets.Dataset.from_list(DICTS), args=trl.DPOConfig(
@@ -171,16 +174,16 @@ def test_unlikelihood_equals_the_plain_one(tiny_model, models):
         wanted = wanted - plain_logprobs(plain, tokenizer, prompt, chosen).sum()
         wrong = plain_logprobs(plain, tokenizer, prompt, rejected)[len(tokenizer(shared).input_ids):]
         wanted = wanted - (1 - wrong.exp()).log().sum()
-    loss = train.unlikelihood_loss(policy, batch_of(tokenizer))
+    loss = preference.unlikelihood_loss(train.token_logprobs, policy, batch_of(tokenizer))
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
     loss.backward()
     assert all(one.grad.isfinite().all() for one in policy.parameters() if one.requires_grad)
 
 
-def test_a_certain_mistake_is_a_large_finite_loss(monkeypatch):
+def test_a_certain_mistake_is_a_large_finite_loss():
     sure = torch.tensor([-0.5, 0.0], requires_grad=True)  # log p: 0 is certainty
-    monkeypatch.setattr(train, "token_logprobs", lambda model, batch: sure)
-    loss = train.unlikelihood_loss(None, {"spans": [(0, 1, 1, 2), (0, 1, 2, 3)], "tokens": torch.tensor([[0, 1, 2]])})
+    batch = {"spans": [(0, 1, 1, 2), (0, 1, 2, 3)], "tokens": torch.tensor([[0, 1, 2]])}
+    loss = preference.unlikelihood_loss(lambda *_: sure, None, batch)
     loss.backward()
     assert loss.item() == pytest.approx(0.5 - math.log(1e-6), rel=0.05) and sure.grad.isfinite().all()
 
