@@ -332,7 +332,8 @@ def test_which_rows_are_read(tmp_path, tiny_model):
     short = plain_training(tiny_model, RATES, alpha=8, rows=ROWS[:3])[0]
     got, _ = run(tmp_path, tiny_model, *FLAGS, "--epochs", 5, "--max-length", longest,
                  rows=ROWS[:3] + ROWS[4:])
-    assert differ(got, short) < 1e-4
+    # Adam makes much of gradients that are almost 0, and so of how a processor rounds
+    assert differ(got, short) < 1e-3 < 1e-2 < differ(got, first)
 
 
 @pytest.mark.parametrize("flags, steps", [
