@@ -64,6 +64,7 @@ else:
     import envs
     from nanoenvisions.analysis import pool_counts, self_reward
     from nanoenvisions.flags import Parser, metrics_file
+    from nanoenvisions.records import read_rewarded
 
 
 # ------------------------------------------------------------------------ Superior trajectory --
@@ -216,29 +217,11 @@ def parse_args(argv=None):
     return args
 
 
-def read_candidates(paths, limit) -> list[dict]:
-    """All rewarded candidates; two of one name would be joined wrongly, so they are refused."""
-    fields = ("id", "env", "question", "program", "source", "iteration", "candidate", "reward")
-    seen, records = set(), []
-
-    def check(record):
-        key = tuple(record[field] for field in ("source", "id", "iteration", "candidate"))
-        if key in seen:
-            return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, '
-                    f"candidate {key[3]} (drafts and rewrites are joined by these)")
-        seen.add(key)
-        return envs.unknown_env(record)
-    for path in paths:
-        left = None if limit is None else limit - len(records)
-        records += envs.read_jsonl(path, fields, left, allow_empty=left == 0, check=check)
-    return records
-
-
 def main(argv=None):
     args, started = parse_args(argv), time.time()
     envs.protect_inputs([args.out, args.pool_out, args.pairs, args.metrics],
                         [*args.inputs, args.pool])
-    records = read_candidates(args.inputs, args.limit)
+    records = read_rewarded(args.inputs, args.limit, envs.unknown_env)
     if args.refined == "drop":
         records = [record for record in records if record["source"] != "refine"]
         if not records:

@@ -118,6 +118,27 @@ def complaint(record, require) -> str | None:
     return None
 
 
+def read_rewarded(paths, limit, fault) -> list[dict]:
+    """All rewarded candidates; two of one name would be joined wrongly, so they are refused.
+
+    fault(record)   what else is wrong with one; None if nothing is
+    """
+    fields = ("id", "env", "question", "program", "source", "iteration", "candidate", "reward")
+    seen, records = set(), []
+
+    def check(record):
+        key = tuple(record[field] for field in ("source", "id", "iteration", "candidate"))
+        if key in seen:
+            return (f'a second "{key[0]}" program of task "{key[1]}", iteration {key[2]}, '
+                    f"candidate {key[3]} (drafts and rewrites are joined by these)")
+        seen.add(key)
+        return fault(record)
+    for path in paths:
+        left = None if limit is None else limit - len(records)
+        records += read_jsonl(path, fields, left, allow_empty=left == 0, check=check)
+    return records
+
+
 # ------------------------------------------------------------------------------------ Writing --
 
 def dump(record: dict) -> str:

@@ -72,10 +72,6 @@ FAULTS = {
         ("no pool", "distinct(before + kept)", "distinct(kept)", "pool_grows"),
         ("rows of now have doubles", "split_pool(distinct(kept) if", "split_pool(kept if",
          "rows_from"),
-        ("doubles of one name pass", "if key in seen:", "if False:", "one_name"),
-        ("only the first --in file", "for path in paths:", "for path in paths[:1]:",
-         "several_files"),
-        ("--limit per file", "limit - len(records)", "limit", "several_files"),
         ("an input is overwritten", "[args.out, args.pool_out, args.pairs, args.metrics]",
          "[args.out, args.pairs]", "never_overwritten"),
         ("rows and pool are one file", "[args.out, args.pool_out, args.pairs, args.metrics]",
@@ -172,7 +168,12 @@ FAULTS = {
          'ask(env, one["question"], one["program"])', "few_shot"),
         ("programs are not closed by a fence", 'return f"{program}\\n```"', 'return program',
          "by_hand")],
-    ("envs.py", "test_schedule"): [
+    ("nanoenvisions/records.py", "test_select"): [
+        ("doubles of one name pass", "if key in seen:", "if False:", "one_name"),
+        ("only the first --in file", "for path in paths:\n        left", "for path in paths[:1]:\n        left",
+         "several_files"),
+        ("--limit per file", "limit - len(records)", "limit", "several_files")],
+    ("nanoenvisions/schedule.py", "test_schedule"): [
         ("--most ignored", "if args.most and", "if False and", "most_needy"),
         ("the best solved first", "and sum(rewards[name]) /", "and -sum(rewards[name]) /",
          "most_needy"),
