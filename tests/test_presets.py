@@ -43,8 +43,8 @@ def taught(tmp_path_factory):
                 prompt = envs.solve_prompt(row, few_shot=number % 3 == 0)
                 program = f"def solution():\n    return {rng.randint(4, 7)}"
                 ids, answer = (tokenizer(text).input_ids for text in (prompt, envs.completion(program)))
-                model(input_ids=torch.tensor([ids + answer]),
-                      labels=torch.tensor([[-100] * len(ids) + answer])).loss.backward()
+                logits = model(input_ids=torch.tensor([ids + answer]), logits_to_keep=len(answer) + 1).logits[0]
+                torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(answer)).backward()
                 optimizer.step()
                 optimizer.zero_grad()
             made[family] = str(tmp_path_factory.mktemp("models") / family)

@@ -1,6 +1,7 @@
 """A Python that has torch and its like imported already, for tests that start many stages.
 
-    python tests/warm.py FOLDER      serves on FOLDER/socket; FOLDER/python is used like a python
+    python tests/warm.py FOLDER      serves on FOLDER/socket; FOLDER/python is used like a python;
+                                     ends when its stdin does, and removes FOLDER
 
 FOLDER/python hands its arguments, environment and open files to the server, which forks; the child
 runs the script. A stage so starts in a tenth of a second instead of seconds. Everything else is as
@@ -11,6 +12,8 @@ import io
 import json
 import os
 import runpy
+import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -80,6 +83,7 @@ def child(connection):
 def main(folder):
     import accelerate  # noqa: F401
     import bitsandbytes  # noqa: F401
+    import matplotlib.figure  # noqa: F401
     import peft  # noqa: F401
     import torch  # noqa: F401
     import transformers
@@ -94,7 +98,13 @@ def main(folder):
     os.chmod(script, 0o755)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     print("ready", flush=True)
+    waiting = selectors.DefaultSelector()
+    for file in (server, sys.stdin):
+        waiting.register(file, selectors.EVENT_READ)
     while True:
+        if any(key.fileobj is sys.stdin for key, _ in waiting.select()):
+            shutil.rmtree(folder)
+            return
         connection, _ = server.accept()
         if os.fork() == 0:
             server.close()
