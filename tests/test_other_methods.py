@@ -87,7 +87,7 @@ def test_any_method_may_begin_with_a_teacher(run, teacher_file):
     ({"METHOD": "distill"}, "METHOD=distill needs TEACHER_FILE, or TEACHER_URL"),
     ({"LOSS": "dpo", "NEGATIVES": "unlikelihood"}, "choose one of them"),
     ({"TEACHER_FILE": "/nowhere"}, "there is no such file"),
-    ({"TEACHER_URL": "http://localhost:1"}, "needs --teacher-model"),
+    ({"TEACHER_URL": "http://localhost:1"}, "needs TEACHER_MODEL"),
     ({"METHOD": "dpo"}, "is unknown (envisions, star,"), ({"LOSS": "ppo"}, "LOSS=ppo is not one of sft, dpo")])
 def test_settings_that_make_no_sense(tmp_path, warm_python, settings, said):
     done = subprocess.run(["bash", "run.sh"], cwd=ROOT, text=True, capture_output=True, timeout=120, env={
