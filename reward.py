@@ -186,7 +186,7 @@ def main(argv=None):
     row = metrics_row(rewarded, time.monotonic() - start, args.eval)
     envs.add_metrics(args.metrics, row)
     outcomes = collections.Counter(row["outcomes"])
-    print(f"reward: {row['num']:,} programs, {row['correct']:,} "
+    print(f"{'held out' if args.eval else 'reward'}: {row['num']:,} programs, {row['correct']:,} "
           f"{'judged right' if args.judge else 'correct'} ({row['share']:.0%}), "
           f"{row['tasks_solved']} of {row['tasks']} tasks solved, {outcomes['error']} error, "
           f"{outcomes['timeout']} timeout, {row['seconds']} s -> {args.out}")

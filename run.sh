@@ -38,6 +38,8 @@ setting OUT           runs/$ENV   text    # folder of the run; other settings ne
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
 setting RANKS "$(gpus)"           count   # processes that share a stage's work: the number of GPUs
+setting STALE         say         "say|redo" # what older code or inputs made: say so, or redo it
+setting LOG           none        "none|tensorboard|wandb" # metrics.jsonl's numbers there, too
 setting ITERS         5           whole   # iterations; may be raised later, the run goes on
 setting DATA          ""          text    # files of tasks or public sets, "a.csv,b.json:svamp", or
                                           # hub:NAME:CONFIG@SPLIT; empty: tasks are made
@@ -115,14 +117,17 @@ name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")'
 
 # ---- the loop -----------------------------------------------------------------------------------
-# stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, for then it is finished
-stage() {
-  local output="$1"; shift
-  [ -e "$output" ] || case "$RANKS $1" in
+start() {
+  case "$RANKS $1" in
     "1 "* | *" envs.py" | *" reward.py" | *" select.py") "$PYTHON" -W ignore "$@" ;;
     *) PYTHONWARNINGS=ignore "$PYTHON" -P -m torch.distributed.run --standalone \
          --nproc-per-node "$RANKS" "$@" ;;
   esac
+}
+# stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, for then it is finished
+stage() {
+  local output="$1"; shift
+  [ -e "$output" ] || { ran=1; start "$@"; made "$output" "$@"; }
 }
 common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")
@@ -159,6 +164,7 @@ for ((t = 0; t < ITERS; t++)); do
   [[ "$BUDGET$refine" != equal0 || "$t" -lt "$REFINE_FROM" ]] || k="$((2 * k))"
   sampling=(--temperature "$temperature" --max-new-tokens "$MAX_NEW_TOKENS")
   mkdir -p "$it"
+  export RUN_SH_WHERE="iteration $t of $ITERS, "  # before a stage's bar
   # which tasks: harder levels wait until easier ones are solved, and tasks may be of one iteration
   stage "$it/tasks.jsonl" envs.py schedule --in "$OUT/tasks.jsonl" --out "$it/tasks.jsonl" \
     --iteration "$t" "${pool[@]}" --history "${history[@]}" \
@@ -199,7 +205,9 @@ for ((t = 0; t < ITERS; t++)); do
   history+=("$it/rewarded.jsonl")
   last=("${adapter[@]}")
   [ "$START" = base ] || start=("${last[@]}")
+  told "$t"
 done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"
+told "$ITERS"
 "$PYTHON" data/report.py --in "$OUT" --out "$OUT/curve.svg" "$OUT/report.html"

@@ -45,6 +45,7 @@ from nanoenvisions.folders import check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
 from nanoenvisions.preference import dpo_loss, unlikelihood_loss
+from nanoenvisions.records import waiting
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
 
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
@@ -261,7 +262,8 @@ def main(argv=None):
         adapters.claim(args.out, inputs=[*args.inputs, args.pairs, args.adapter, args.model],
                        metrics=args.metrics)
     check_folders(args.model, args.adapter)
-    model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
+    with waiting("loading the model"):
+        model, tokenizer = load_model(args.model, bits=args.bits, merge=False)
     sequences = split_wide(encode(rows, tokenizer, args.max_length),
                            args.batch_size, args.max_length)
     if not sequences:

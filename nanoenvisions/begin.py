@@ -1,9 +1,9 @@
 """What run.sh asks before it begins: are all settings known, is the model there?
 
-    python -m nanoenvisions.begin          before anything is installed: the settings' names
-    python -m nanoenvisions.begin MODEL    before anything is written: the model, too
+    python -m nanoenvisions.begin              before anything is installed: the settings' names
+    python -m nanoenvisions.begin MODEL LOG    before anything is written: model and log, too
 
-May import folders and records.
+May import folders, records and watch.
 """
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 
 from nanoenvisions.folders import check_folders
 from nanoenvisions.records import fail
+from nanoenvisions.watch import require
 
 SHORT = 4  # letters: names of fewer are near to too many others
 
@@ -54,6 +55,7 @@ def main():
     if fault := misspelt(os.environ, os.environ["RUN_SH_SETTINGS"].split()):
         fail(fault)
     if sys.argv[1:]:
+        require(sys.argv[2])
         check_folders(sys.argv[1] or None, flag="MODEL=")
 
 

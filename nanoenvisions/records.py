@@ -282,5 +282,23 @@ def add_metrics(path, row: dict):
 def progress(items, label: str, total=None):
     """Iterate with a progress bar on a terminal and nothing but the summary line in a log."""
     from tqdm.auto import tqdm  # comes with transformers
-    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"  # one bar: see ranks.py
-    return tqdm(items, desc=label, total=total, disable=not shown, leave=False)
+    label = os.environ.get("RUN_SH_WHERE", "") + label
+    return tqdm(items, desc=label, total=total, disable=not on_terminal(), leave=False)
+
+
+def on_terminal() -> bool:
+    """Whether a person looks on; of several ranks one speaks, see ranks.py."""
+    return sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def waiting(what: str):
+    """On a terminal: says what is done while nothing moves, such as "loading the model"."""
+    shown, where = on_terminal(), os.environ.get("RUN_SH_WHERE", "")
+    if shown:
+        print(f"{where}{what} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ from nanoenvisions.flags import count, heat, metrics_file, positive_share, whole
 from nanoenvisions.folders import check_folders
 from nanoenvisions.model import load_model
 from nanoenvisions.records import (Output, add_metrics, fail, fingerprint, progress, protect_inputs,
-                                   read_jsonl)
+                                   read_jsonl, waiting)
 from nanoenvisions.sampler import generate_all, sampled_logits
 
 
@@ -76,7 +76,8 @@ def read_items(args, stage: str, require, complaint) -> list[dict]:
 
 def checked_model(name, adapter, bits: int):
     """(model, tokenizer), whose logits are those of a plain forward pass."""
-    model, tokenizer = load_model(name, adapter, bits)
+    with waiting("loading the model"):
+        model, tokenizer = load_model(name, adapter, bits)
     self_check(model, tokenizer, sampled_logits)
     return model, tokenizer
 

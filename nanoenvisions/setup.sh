@@ -139,7 +139,7 @@ set_up() {
 # one_run: one run in $OUT at a time, and always with the same settings
 one_run() {
   local name settings="" changed found made
-  "$PYTHON" -W ignore -m nanoenvisions.begin "$MODEL" || exit 1
+  "$PYTHON" -W ignore -m nanoenvisions.begin "$MODEL" "$LOG" || exit 1
   mkdir -p "$OUT" || die "OUT=$OUT cannot be written to"
   # A folder of something else is left alone: settings is the first that a run writes.
   found="$(ls -A "$OUT" | grep -vxE '\.lock|settings\.tmp|(tasks|test)\.jsonl' | head -n 1)" || true
@@ -151,13 +151,14 @@ one_run() {
   fi
   for name in "${names[@]}"; do
     case "$name" in
-      OUT | PYTHON | SETUP | RANKS | METHODS | SEEDS) ;;
+      OUT | PYTHON | SETUP | RANKS | METHODS | SEEDS | LOG | STALE) ;;
       ITERS) [ "$new_tasks" = 0 ] || settings+="ITERS=$ITERS"$'\n' ;;  # all tasks are made at first
       *) settings+="$name=${!name}"$'\n' ;;
     esac
   done
   # Settings alone, nothing made with them: they were a typo's, and bind nobody. Ours begin so.
-  made="$(find "$OUT" -type f ! -path "$OUT/settings*" ! -path "$OUT/.lock" | head -n 1)" || true
+  made="$(find "$OUT" -type f ! -path "$OUT/settings*" ! -path "$OUT/.lock" ! -path "$OUT/code" |
+          head -n 1)" || true
   if [ -e "$OUT/settings" ] && [[ -n "$made" || "$(head -n 1 "$OUT/settings")" != PRESET=* ]]; then
     changed="$(diff <(printf %s "$settings") "$OUT/settings" |
                sed -n 's/^> /was /p; s/^< /now /p' | tr '\n' ';')" || true
@@ -166,4 +167,40 @@ one_run() {
   else
     printf %s "$settings" > "$OUT/settings.tmp" && mv "$OUT/settings.tmp" "$OUT/settings"
   fi
+  "$PYTHON" -W ignore -m nanoenvisions.stale "$OUT" "$STALE"
+}
+
+# hash PATH: of a file, or of an adapter's weights
+hash() {
+  local digest path="$1"
+  [ ! -d "$path" ] || path="$path/adapter_model.safetensors"
+  digest="$(sha256sum < "$path")"
+  printf %s "${digest:0:16}"
+}
+
+# made OUTPUT SCRIPT FLAGS...: notes what a stage that has ended read: see nanoenvisions/stale.py
+made() {
+  local output="$1" script="$2" last="" one code read=""; shift 2
+  local outputs=("$output")
+  code="$(sed -n "s/^$script //p" "$OUT/code")"
+  for one in "$@"; do
+    case "$last $one" in
+      "$OUT/test.jsonl $OUT/"*.explored) outputs+=("$one") ;;  # of --also-eval
+      "--out "* | "--metrics "* | "--pool-out "* | *" $output") ;;
+      "--pairs "*) [ "$script" = select.py ] || read+=$'\t'"${one#"$OUT/"} $(hash "$one")" ;;
+      *" $OUT/"*) read+=$'\t'"${one#"$OUT/"} $(hash "$one")" ;;
+    esac
+    last="$one"
+  done
+  for one in "${outputs[@]}"; do
+    printf '%s\t%s %s%s\n' "${one#"$OUT/"}" "$script" "$code" "$read" >> "$OUT/made"
+  done
+}
+
+# told T: at the end of iteration T, if anything was done in it: one line, and the numbers for LOG
+ran=0 since=0
+told() {
+  [ "$ran" = 0 ] || "$PYTHON" -W ignore -m nanoenvisions.watch --run "$OUT" --iteration "$1" \
+    --of "$ITERS" --seconds "$((SECONDS - since))" --log "$LOG"
+  ran=0 since="$SECONDS"
 }

@@ -27,6 +27,7 @@ import faults
 import faults_data
 import faults_methods
 import faults_model
+import faults_use
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds; a fault that makes the tests hang is noticed, too
@@ -35,7 +36,7 @@ LIMIT = 600  # seconds; a fault that makes the tests hang is noticed, too
 def every_mutant() -> list[tuple]:
     """[(file, test file, name, right text, faulty text, pytest -k)]"""
     return [(*place, *mutant) for table in (faults.FAULTS, faults_model.FAULTS, faults_methods.FAULTS,
-                          faults_data.FAULTS)
+                          faults_data.FAULTS, faults_use.FAULTS)
             for place, mutants in table.items() for mutant in mutants]
 
 

@@ -29,7 +29,7 @@ README_LINES, FILE_LINES, COLUMNS = 200, 400, 100
 # Programs of others whose flags and variables the pages may name.
 FOREIGN = ("docker", "apt-get", "pip", "git", "playwright", "pytest", "nsjail")
 FOREIGN_NAMES = {"OMP_NUM_THREADS", "CHROMIUM", "HF_HUB_OFFLINE", "HF_HOME", "TMPDIR", "PYTHONHASHSEED",
-                 "CUDA_VISIBLE_DEVICES", "PIP_EXTRA_INDEX_URL", "IMAGE", "FILE", "PWD", "FOLDER", "STAGE", "OUT"}
+                 "CUDA_VISIBLE_DEVICES", "WANDB_MODE", "PIP_EXTRA_INDEX_URL", "IMAGE", "FILE", "PWD", "FOLDER", "STAGE", "OUT"}
 
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

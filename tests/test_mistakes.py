@@ -247,6 +247,13 @@ def test_what_others_set_is_none_of_our_business(name):
     assert begin.misspelt({name: "3"}, SETTINGS) is None
 
 
+@pytest.mark.parametrize("stage", ["explore", "refine", "train"])
+def test_the_wrong_python_is_told_so(stage):
+    done = subprocess.run([sys.executable, "-S", f"{stage}.py", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == f"{stage}.py: this Python has no torch (source .venv/bin/activate; bash run.sh makes it)\n"
+    assert done.returncode == 1
+
+
 # ------------------------------------------------------------------------------- run.sh's own --
 
 def run_sh(out, folder=ROOT, **settings):
@@ -276,7 +283,7 @@ import sys; sys.version_info = (3, 9, 1); sys.argv[1:] = sys.argv[2:]; exec(sys.
 
 def test_a_typo_binds_nobody(tmp_path):
     """Settings that nothing was made with are replaced; those of results, and of others, are not."""
-    script = ('. nanoenvisions/setup.sh; names=(PRESET DATA); PRESET=; MODEL=; new_tasks=0; PYTHON=true\n'
+    script = ('. nanoenvisions/setup.sh; names=(PRESET DATA); PRESET=; MODEL=; LOG=none; STALE=say; new_tasks=0; PYTHON=true\n'
               'for OUT in "$1"; do DATA="$2"; one_run; done')
 
     def begin_with(data):
