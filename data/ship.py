@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # the repository
@@ -121,6 +122,7 @@ def main(argv=None):
     check_folders(base, adapter)
     runs = read_runs([args.inputs])
 
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries
     import torch  # here: what is wrong above is said at once
     from nanoenvisions.model import load_model
     from nanoenvisions.rounded import forget_quantiser

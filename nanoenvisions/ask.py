@@ -9,6 +9,7 @@ May import flags, folders, records and sampling.
 from __future__ import annotations
 
 import time
+import warnings
 
 from nanoenvisions import sampling
 from nanoenvisions.flags import Parser, count, heat, positive_share, whole
@@ -95,6 +96,7 @@ def said(env, task: dict, one: dict) -> str:
 
 def main(argv, envs):
     args, started = parse_args(argv, envs.ENVS), time.time()
+    warnings.simplefilter("ignore", FutureWarning)  # of the libraries
     check_folders(args.model, args.adapter)
     if not args.ask.strip():
         fail("--ask: no question (write it between quotes)")
