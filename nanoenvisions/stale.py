@@ -14,7 +14,6 @@ import hashlib
 import sys
 from pathlib import Path
 
-from nanoenvisions import adapters
 from nanoenvisions.records import HERE, fail, write_whole
 
 STAGES = ("envs.py", "explore.py", "refine.py", "reward.py", "select.py", "train.py")
@@ -107,6 +106,7 @@ def out_of_date(out: Path, code: dict) -> dict[str, str]:
 
 
 def remove(out: Path, stale):
+    from nanoenvisions import adapters  # here: it imports torch
     for name in stale:
         path = out / name
         adapters.remove(path) if path.is_dir() else path.unlink()

@@ -41,7 +41,7 @@ def summary(rows: list[dict], iteration: int, of: int, seconds: float) -> list[s
     parts, hints = [], []
     if "eval" in now:
         accuracy = now["eval"]["accuracy"]
-        change = f" ({100 * accuracy - 100 * before[0]:+.0f})" if before else ""
+        change = f" ({round(100 * accuracy) - round(100 * before[0]):+})" if before else ""
         parts.append(f"{accuracy:.0%} held out{change}".replace("%", " %"))
     if "select" in now:
         parts.append(f"{now['select']['solved_pool']} of {now['select']['tasks']} tasks solved")

@@ -128,3 +128,9 @@ def test_what_a_stage_reads_is_noted(tmp_path, command, lines):
     for stage, code, inputs in made.values():
         assert stage == words[0] and code == f"c0de-{stage}"
         assert all(digest == stale.content_hash(tmp_path / "o" / name) for name, digest in inputs.items())
+
+
+def test_what_every_start_asks_is_asked_without_torch():
+    code = ("import sys, nanoenvisions.begin, nanoenvisions.stale, nanoenvisions.watch\n"
+            "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

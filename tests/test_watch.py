@@ -29,6 +29,8 @@ def test_the_line_by_hand():
 @pytest.mark.parametrize("rows, iteration, of, seconds, line", [
     (ROWS, 2, 5, 10, "iteration 2 of 5: 53 % held out (+7), 114 of 160 tasks solved, 1 min 46 s, about 4 min left"),
     (ROWS, 2, 3, 190, "iteration 2 of 3: 53 % held out (+7), 114 of 160 tasks solved, 3 min 10 s"),
+    ([{**ROWS[0], "iteration": 0, "accuracy": 0.3125}, {**ROWS[0], "accuracy": 0.4375}], 1, 2, 60,
+     "iteration 1 of 2: 44 % held out (+13), 1 min"),  # 43.75 and 31.25: the change is that of what is shown
     (ROWS, 1, 3, 60, "iteration 1 of 3: 46 % held out, 1 min, about 1 min left"),
     ([*ROWS, {**ROWS[0], "iteration": 3, "accuracy": 0.5}], 3, 3, 5, "after the last iteration: 50 % held out (-3), 5 s"),
 ])
