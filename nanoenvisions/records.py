@@ -45,16 +45,21 @@ def fail(message: str):
     raise SystemExit(in_settings(f"{Path(sys.argv[0]).name}: {message}"))
 
 
+TYPED_AS = {"LIMIT": "NUM_TRAIN", "NUM": "NUM_TRAIN", "STYLE": "EXAMPLES"}  # flags of envs.py
+
+
 def in_settings(message: str) -> str:
     """In a stage that run.sh has started: the settings that were typed, instead of flags.
 
     "more --num-samples" -> "more NUM_SAMPLES"; "--slots" -> "--slots in EXPLORE_FLAGS"
     """
     settings = os.environ.get("RUN_SH_SETTINGS", "").split()
-    flags, named = f"{Path(sys.argv[0]).stem.upper()}_FLAGS", []
+    stage, named = Path(sys.argv[0]).stem, []
+    flags = "MAKE_FLAGS" if stage == "envs" else f"{stage.upper()}_FLAGS"
 
     def typed(found):
         name = found[1].replace("-", "_").upper()
+        name = TYPED_AS.get(name, name) if stage == "envs" else name
         named.append(name)
         return name if name in settings else f"{found[0]} in {flags}"
     if flags in settings:

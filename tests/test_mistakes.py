@@ -230,6 +230,10 @@ def test_run_sh_is_spoken_to_in_its_own_words(monkeypatch):
     assert records.in_settings(said) == ("no task is solved (more NUM_SAMPLES, or --slots in EXPLORE_FLAGS, or another "
                                          "OUT); changed settings need another OUT")
     assert records.in_settings("OUT is no folder (another --out)") == "OUT is no folder (another OUT)"
+    monkeypatch.setattr(sys, "argv", ["envs.py"])
+    monkeypatch.setenv("RUN_SH_SETTINGS", "NUM_TRAIN MAKE_FLAGS")
+    assert records.in_settings("raise --num, or --rules") == (
+        "raise NUM_TRAIN, or --rules in MAKE_FLAGS; changed settings need another OUT")
 
 
 SETTINGS = ["ENV", "OUT", "DATA", "ITERS", "NUM_SAMPLES", "N1", "PYTHON", "METHOD", "METHODS"]
