@@ -4,7 +4,7 @@
     python explore.py --ask "..." --run runs/math --num-samples 16     # and a vote
 
 Text for logic: sentences, the questions last. For web: the name of a page, and a seed if wanted.
-May import flags, folders, records and sampling.
+May import environment, flags, folders, records and sampling.
 """
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 import warnings
 
 from nanoenvisions import sampling
+from nanoenvisions.environment import REQUIRED
 from nanoenvisions.flags import Parser, count, heat, positive_share, whole
 from nanoenvisions.folders import check_folders, read_run
 from nanoenvisions.records import fail
@@ -102,6 +103,10 @@ def main(argv, envs):
         fail("--ask: no question (write it between quotes)")
     env = envs.ENVS[args.env]
     task = {"id": "ask", "env": args.env, **env.asked(args.ask)}
+    for field, default in env.job_fields.items():
+        if default is REQUIRED and field not in task:
+            fail(f'--ask: a task of {args.env} has a field "{field}" (write the method `asked` of '
+                 "its class, which makes one of a text)")
     programs = answers(args, envs, task)
     camps = count_votes(env, {**task, "answer": None}, programs) if "answer" not in task else []
     best = camps[0][0] if camps else next(

@@ -7,6 +7,7 @@ from conftest import load_stage
 
 import envs
 from nanoenvisions import ask, folders
+from nanoenvisions.environment import REQUIRED, Environment
 from nanoenvisions.web import Web
 
 
@@ -119,6 +120,14 @@ def test_with_an_adapter_no_examples_are_needed(monkeypatch):
             ask.answers(ask.parse_args(["--ask", "How many?", *flags], envs.ENVS), envs,
                         {"env": "math", "question": "How many?"})
     assert prompts[1] == "Question: How many?\n```python\n" and prompts[0].count("Question:") > 3
+
+
+def test_an_environment_that_knows_no_text(explore, monkeypatch):
+    class Countdown(Environment):
+        job_fields = {"numbers": REQUIRED}
+    monkeypatch.setitem(envs.ENVS, "countdown", Countdown())
+    with pytest.raises(SystemExit, match='a task of countdown has a field "numbers" .write the method `asked`'):
+        explore.main(["--env", "countdown", "--ask", "Make 7 from 3 and 4."])
 
 
 @pytest.mark.parametrize("flags, said", [
