@@ -131,6 +131,7 @@ def main(argv=None):
     forget_quantiser(model)
     longest = int(known["MAX_NEW_TOKENS"])
     model.generation_config.update(stop_strings=[STOP], do_sample=False, max_new_tokens=longest)
+    model.generation_config._from_model_config = False  # from here on it is its own
     tokenizer.chat_template = chat_template(tokenizer, known["ENV"])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
