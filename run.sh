@@ -4,7 +4,7 @@
 #   bash run.sh                                   SmolLM2-135M on word problems: half an hour on two
 #                                                 CPU cores with 4 GB of memory, faster on any GPU
 #   QUICK=1 bash run.sh                           a first look: two small iterations, minutes
-#   bash run.sh test                              the same set-up, then the tests: ten minutes
+#   bash run.sh test                              the same set-up, then the tests: some minutes
 #   MODEL=Qwen/Qwen2.5-1.5B-Instruct bash run.sh  a bigger model from the hub: a GPU with 8 GB
 #
 # Each iteration t chains  explore -> refine -> reward -> select -> train  on files in $OUT/iter$t,
@@ -103,10 +103,7 @@ if [ -z "$MODEL" ]; then
   [ -e models/SmolLM2-135M-Instruct/model.safetensors ] ||
     "$PYTHON" -W ignore -c 'from nanoenvisions import model; model.default_model()'
 fi
-if [ "${1:-}" = test ]; then
-  shift
-  exec "$PYTHON" -m pytest -q -ra tests "$@"
-fi
+[ "${1:-}" != test ] || run_tests "${@:2}"
 [[ $# = 0 || "$*" = check ]] ||
   die "unknown argument $1 (settings are environment variables: ITERS=2 bash run.sh)"
 flags_fit

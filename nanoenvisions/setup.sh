@@ -136,6 +136,15 @@ set_up() {
   PYTHON=.venv/bin/python
 }
 
+# run_tests FLAGS...: pytest with these flags; files of tests are dealt out to two to four cores
+run_tests() {
+  local cores workers=()
+  cores="$(nproc)"
+  ! "$PYTHON" -c 'import xdist' 2> /dev/null ||
+    workers=(-n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder)
+  OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -ra "${workers[@]}" tests "$@"
+}
+
 # one_run: one run in $OUT at a time, and always with the same settings
 one_run() {
   local name settings="" changed found made

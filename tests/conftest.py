@@ -44,7 +44,9 @@ def run_stage(name, *flags, **options):
 
 # ---- several workers: pytest -n 2 --dist loadfile --no-loadscope-reorder --------------------------
 
-LONGEST_FIRST = ["test_methods.py"]  # whole files are dealt out in this order, then the others
+LONGEST_FIRST = [f"test_{name}.py" for name in (  # whole files are dealt out in this order, then the others
+    "methods", "other_methods", "web", "run", "fourth_environment", "tidy", "presets", "sampler", "train",
+    "train_script", "explore", "sandbox", "model", "families")]
 ALONE = ["test_sandbox_load.py"]     # last, and while nothing else runs: they wait for seconds, not for work
 
 
