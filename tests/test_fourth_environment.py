@@ -128,7 +128,7 @@ def test_the_loop_learns_from_it(product, tmp_path, warm_python):
     out = tmp_path / "run"
     done = start(product, "bash", "run.sh", PYTHON=warm_python, ENV="countdown", OUT=str(out), ITERS="1", NUM_TRAIN="16",
                  NUM_TEST="2", NUM_SAMPLES="8", MAX_NEW_TOKENS="20", EPOCHS="1", MIN_STEPS="2",
-                 REFINE_FROM="0", SEED="0")
+                 REFINE_FROM="0", N1="1", N2="1", SEED="0")
     assert done.returncode == 0, done.stdout + done.stderr
     rewarded = read(out / "iter0/rewarded.jsonl")
     assert len(rewarded) == 2 * 16 * 8
