@@ -142,6 +142,7 @@ run_tests() {
   cores="$(nproc)"
   ! "$PYTHON" -c 'import xdist' 2> /dev/null ||
     workers=(-n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder)
+  unset RUN_SH_SETTINGS  # else stages that tests start speak of settings instead of flags
   OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -ra "${workers[@]}" tests "$@"
 }
 
