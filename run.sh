@@ -109,7 +109,7 @@ fi
 flags_fit
 [ $# = 0 ] || exit 0  # check: nothing to complain about
 one_run
-"$PYTHON" -c 'import nanoenvisions, torch
+[ -e "$OUT/iter$ITERS/eval.jsonl" ] || "$PYTHON" -c 'import nanoenvisions, torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else None
 print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")'
 
@@ -207,4 +207,7 @@ done
 mkdir -p "$OUT/iter$ITERS"
 evaluate "$ITERS"
 told "$ITERS"
-"$PYTHON" data/report.py --in "$OUT" --out "$OUT/curve.svg" "$OUT/report.html"
+pictures=()  # drawn already, if nothing has been measured since
+[ ! "$OUT/metrics.jsonl" -nt "$OUT/report.html" ] ||
+  pictures=(--out "$OUT/curve.svg" "$OUT/report.html")
+"$PYTHON" data/report.py --in "$OUT" "${pictures[@]}"

@@ -116,7 +116,11 @@ def test_a_finished_run_is_done_at_once(whole_run, start, warm_python):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
     again = finish(start(out, PYTHON=warm_python))
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.jsonl")}
-    assert again.partition("iter ")[2] == text.partition("iter ")[2] and "explore:" not in again
+    table, pictures = text.partition("iter ")[2].split("report: ", 1)
+    assert "report.html" in pictures and (out / "report.html").exists()
+    assert again.partition("iter ")[2] == table and "explore:" not in again
+    (out / "report.html").unlink()  # what is missing is drawn again
+    assert again + "report: " + pictures == finish(start(out, PYTHON=warm_python))
 
 
 def test_two_runs_in_one_folder_wait_for_one_another(whole_run, start, warm_python):
