@@ -47,7 +47,7 @@ from nanoenvisions.environment import Environment, parse_program
 from nanoenvisions.flags import Parser, count, share
 from nanoenvisions.logic import Logic
 from nanoenvisions.records import (HERE, Output, add_metrics, dump, fail, fingerprint, progress,
-                                   protect_inputs, read_jsonl, write_whole)
+                                   protect_inputs, read_jsonl, say, write_whole)
 from nanoenvisions.values import equal, execute, library_kinds, number, plain
 from nanoenvisions.web import Web
 
@@ -215,8 +215,7 @@ def make_tasks(args):
     protect_inputs([args.out], [getattr(args, "templates", None)])
     tasks = ENVS[args.env].make(args)
     write_whole(args.out, "".join(map(dump, tasks)))
-    print(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed} "
-          f"-> {args.out}")
+    say(f"make: {len(tasks)} {args.env} tasks, split {args.split}, seed {args.seed}", out=args.out)
 
 
 def import_tasks(args):

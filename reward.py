@@ -186,10 +186,10 @@ def main(argv=None):
     row = metrics_row(rewarded, time.monotonic() - start, args.eval)
     envs.add_metrics(args.metrics, row)
     outcomes = collections.Counter(row["outcomes"])
-    print(f"{'held out' if args.eval else 'reward'}: {row['num']:,} programs, {row['correct']:,} "
-          f"{'judged right' if args.judge else 'correct'} ({row['share']:.0%}), "
-          f"{row['tasks_solved']} of {row['tasks']} tasks solved, {outcomes['error']} error, "
-          f"{outcomes['timeout']} timeout, {row['seconds']} s -> {args.out}")
+    envs.say(f"{'held out' if args.eval else 'reward'}: {row['num']:,} programs, "
+             f"{row['correct']:,} {'judged right' if args.judge else 'correct'} "
+             f"({row['share']:.0%}), {row['tasks_solved']} of {row['tasks']} tasks solved", f"{outcomes['error']} error",
+             f"{outcomes['timeout']} timeout", f"{row['seconds']} s", out=args.out)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #   bash run.sh                                   SmolLM2-135M on word problems: half an hour on two
 #                                                 CPU cores with 4 GB of memory, faster on any GPU
 #   QUICK=1 bash run.sh                           a first look: two small iterations, minutes
+#   bash run.sh -v                                each stage says more of what it did
 #   bash run.sh test                              the same set-up, then the tests: some minutes
 #   MODEL=Qwen/Qwen2.5-1.5B-Instruct bash run.sh  a bigger model from the hub: a GPU with 8 GB
 #
@@ -17,6 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/methods.sh  # what a METHOD leaves out
 . nanoenvisions/sweep.sh    # METHODS and SEEDS
 trap 'echo "run.sh: stopped; run the same command again to go on" >&2; exit 130' INT
+[ "${1:-}" != -v ] || { export RUN_SH_VERBOSE=1; shift; }
 [ "$from" = "$PWD" ] || paths_from "$from"  # called from elsewhere
 
 # Settings are environment variables: ENV=logic ITERS=8 bash run.sh. An environment may have its own

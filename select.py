@@ -256,9 +256,9 @@ def main(argv=None):
         envs.fail("no task is solved yet, so there is nothing to learn from (easier tasks, more "
                   f"--num-samples, or a larger --model; the pool is in {args.pool_out})")
     envs.write_whole(args.out, "".join(map(envs.dump, rows)))
-    print(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now "
-          f"({counts['solved_new']} new), {counts['solved_pool']} in the pool of {len(pool):,}; "
-          f"{solve:,} solve + {len(rows) - solve:,} refine rows -> {args.out}")
+    envs.say(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now "
+             f"({counts['solved_new']} new), {counts['solved_pool']} in the pool of {len(pool):,}; "
+             f"{solve:,} solve + {len(rows) - solve:,} refine rows", out=args.out)
 
 
 if __name__ == "__main__":

@@ -307,9 +307,9 @@ def main(argv=None):
         counts["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     envs.add_metrics(args.metrics, counts)  # first: a stage whose output stands is not run again
     adapters.put_in_place(args.out)
-    print(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> "
-          f"{counts['loss']:.3f} nats per token, {tokens:,} tokens ({tokens / seconds:,.0f}/s), "
-          f"{seconds:.0f} s -> {args.out}")
+    envs.say(f"train: {len(rows):,} rows, {len(steps)} steps, loss {losses[0]:.3f} -> "
+             f"{counts['loss']:.3f} nats per token, {seconds:.0f} s",
+             f"{tokens:,} tokens ({tokens / seconds:,.0f}/s)", out=args.out)
 
 
 if __name__ == "__main__":

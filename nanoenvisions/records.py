@@ -284,6 +284,18 @@ def add_metrics(path, row: dict):
     write_whole(path, "".join(map(dump, rows)))
 
 
+def says_all() -> bool:
+    """Whether stages speak at length: started by hand, or by `run.sh -v`."""
+    return "RUN_SH_SETTINGS" not in os.environ or bool(os.environ.get("RUN_SH_VERBOSE"))
+
+
+def say(line: str, *details: str, out):
+    """A stage's line, with details and where the output is if all is to be said."""
+    if says_all():
+        line = f"{', '.join([line, *details])} -> {out}"
+    print(line)
+
+
 def progress(items, label: str, total=None):
     """Iterate with a progress bar on a terminal and nothing but the summary line in a log."""
     from tqdm.auto import tqdm  # comes with transformers

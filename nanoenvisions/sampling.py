@@ -23,7 +23,7 @@ from nanoenvisions.flags import count, heat, metrics_file, positive_share, whole
 from nanoenvisions.folders import check_folders
 from nanoenvisions.model import load_model
 from nanoenvisions.records import (Output, add_metrics, fail, fingerprint, progress, protect_inputs,
-                                   read_jsonl, waiting)
+                                   read_jsonl, say, waiting)
 from nanoenvisions.sampler import generate_all, sampled_logits
 
 
@@ -175,6 +175,6 @@ def report(args, stage, records, seconds: float):
               "tokens": tokens, "tokens_per_second": round(tokens / seconds),
               "logprob": round(np.mean([record["logprob"] for record in records]), 4)}
     add_metrics(args.metrics, counts)
-    print(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {tokens:,} tokens "
-          f"({tokens / seconds:,.0f}/s), mean log-probability {counts['logprob']:.2f}, "
-          f"{seconds:.0f} s -> {args.out}")
+    say(f"{stage}: {counts['tasks']:,} tasks, {len(records):,} programs, {seconds:.0f} s",
+        f"{tokens:,} tokens ({tokens / seconds:,.0f}/s)",
+        f"mean log-probability {counts['logprob']:.2f}", out=args.out)

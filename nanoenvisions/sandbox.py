@@ -25,7 +25,7 @@ import tempfile
 
 from nanoenvisions.environment import parse_program
 from nanoenvisions.jail import PR_SET_DUMPABLE, prctl
-from nanoenvisions.records import HERE, fail
+from nanoenvisions.records import HERE, fail, says_all
 from nanoenvisions.server import HELLO, PATIENCE, SLEEPERS
 
 # With the library's `select` already loaded, ours (the stage) does not take its place.
@@ -150,7 +150,7 @@ class Caller:
         if number is None:
             self.server_died(process)
         elif number == HELLO:
-            if Caller.layers != text:
+            if Caller.layers != text and (says_all() or not text.endswith("seccomp")):
                 clear = "\r\033[K" if sys.stderr.isatty() else ""  # the progress bar's line
                 print(f"{clear}sandbox: {text}", file=sys.stderr)
             Caller.layers = text

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 
 from nanoenvisions.flags import count, share
-from nanoenvisions.records import dump, fail, protect_inputs, read_jsonl, write_whole
+from nanoenvisions.records import dump, fail, protect_inputs, read_jsonl, say, write_whole
 
 
 def add_arguments(add):
@@ -64,8 +64,8 @@ def schedule_tasks(args):
         if args.pool and args.few_shot_unsolved and task["id"] not in solved:
             task["few_shot"] = args.few_shot_unsolved
     write_whole(args.out, "".join(map(dump, chosen)))
-    print(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached}, "
-          f"{sum('few_shot' in task for task in chosen)} with examples -> {args.out}")
+    say(f"schedule: {len(chosen)} of {len(tasks)} tasks, levels to {reached}, "
+        f"{sum('few_shot' in task for task in chosen)} with examples", out=args.out)
 
 
 def reached_level(tasks, solved, enough: float) -> int:

@@ -30,9 +30,9 @@ def start(tmp_path_factory, tiny_model):
     templates = tmp_path_factory.mktemp("data") / "templates.json"
     templates.write_text(json.dumps(TEMPLATES))
 
-    def start(out, folder=ROOT, **settings):
+    def start(out, *words, folder=ROOT, **settings):
         return subprocess.Popen(
-            ["bash", str(ROOT / "run.sh")], cwd=folder, text=True, start_new_session=True,
+            ["bash", str(ROOT / "run.sh"), *words], cwd=folder, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
                 **os.environ, **SETTINGS, "PYTHON": sys.executable, "MODEL": tiny_model,
                 "OUT": str(out), "MAKE_FLAGS": f"--templates {templates}", **settings})
@@ -80,6 +80,7 @@ def test_the_loop_writes_what_the_contract_says(whole_run):
     evaluations = [row for row in metrics if row["stage"] == "eval"]
     assert all(row["num"] == 6 and 0 <= row["accuracy"] <= 1 for row in evaluations)
     assert "test %" in text and "explore:" in text and "train:" in text
+    assert "mean log-probability" not in text and "sandbox:" not in text  # without -v
     xml.dom.minidom.parse(str(out / "curve.svg"))
 
 
@@ -123,6 +124,12 @@ def test_a_finished_run_is_done_at_once(whole_run, start, warm_python):
     assert again + "report: " + pictures == finish(start(out, PYTHON=warm_python))
 
 
+def test_with_v_it_says_more(tmp_path, start, warm_python):
+    text = finish(start(tmp_path / "out", "-v", PYTHON=warm_python, ITERS="0"))
+    assert "mean log-probability" in text and "sandbox: own process" in text
+    assert f"-> {tmp_path}/out/iter0/eval.jsonl\n" in text
+
+
 def test_two_runs_in_one_folder_wait_for_one_another(whole_run, start, warm_python):
     out, _ = whole_run
     with open(out / ".lock", "w") as lock:
@@ -137,7 +144,7 @@ def test_two_runs_in_one_folder_wait_for_one_another(whole_run, start, warm_pyth
 def test_from_elsewhere_paths_are_meant_so(tmp_path, start, tiny_model, warm_python):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").symlink_to(tiny_model)
-    finish(start("here/out", tmp_path, MODEL="models/mine", ITERS="0", PYTHON=warm_python))
+    finish(start("here/out", folder=tmp_path, MODEL="models/mine", ITERS="0", PYTHON=warm_python))
     assert (tmp_path / "here/out/iter0/eval.jsonl").exists()  # no iteration: the base model alone
     assert f"MODEL={tmp_path}/models/mine" in (tmp_path / "here/out/settings").read_text()
 
