@@ -188,8 +188,9 @@ def main(argv=None):
     outcomes = collections.Counter(row["outcomes"])
     envs.say(f"{'held out' if args.eval else 'reward'}: {row['num']:,} programs, "
              f"{row['correct']:,} {'judged right' if args.judge else 'correct'} "
-             f"({row['share']:.0%}), {row['tasks_solved']} of {row['tasks']} tasks solved", f"{outcomes['error']} error",
-             f"{outcomes['timeout']} timeout", f"{row['seconds']} s", out=args.out)
+             f"({row['share']:.0%}), {row['tasks_solved']} of {row['tasks']} tasks solved",
+             *(f"{outcomes[kind]} {kind}" for kind in ("error", "timeout")),
+             f"{row['seconds']} s", out=args.out)
 
 
 if __name__ == "__main__":
