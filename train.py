@@ -27,7 +27,6 @@ the plain one):
 from __future__ import annotations
 
 import math
-import os
 import time
 from functools import partial
 
@@ -41,14 +40,13 @@ from nanoenvisions import adapters, flags, ranks
 from nanoenvisions.families import (mention_untrained_experts, own_attention, self_check,
                                     vocabulary_logits)
 from nanoenvisions.flags import Parser, metrics_file
-from nanoenvisions.folders import check_folders
+from nanoenvisions.folders import HUB_NAME, check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import collate, hidden_states, load_model, pack, packed_logits, size
 from nanoenvisions.preference import dpo_loss, unlikelihood_loss
 from nanoenvisions.records import waiting
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
 
-EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the hub name of the embedded model
 HEAD_SLICE = 1024    # completion tokens whose logits exist at once: some 12 bytes each
 LONGEST_GRADIENT = 1.0  # longer ones are shortened to it, so that one odd row does no harm
 
@@ -253,8 +251,6 @@ def main(argv=None):
         path, require=("prompt", "completion"), limit=args.limit,
         check=lambda row: next((f'"{field}" is empty (select.py writes it)' for field in (
             "prompt", "completion") if not row[field].strip()), None))]
-    if args.adapter and not os.path.exists(os.path.join(args.adapter, "adapter_config.json")):
-        envs.fail(f"{args.adapter}: no adapter there (leave --adapter away for the base model)")
     pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
                             allow_empty=True) if args.pairs else []
     envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
@@ -293,7 +289,7 @@ def main(argv=None):
     if ranks.RANK:
         return
     seconds = time.time() - started
-    adapters.save(model, args.model or EMBEDDED, args.out)
+    adapters.save(model, args.model or HUB_NAME, args.out)
     tail = losses[-max(1, len(losses) // 10):]
     counts = {"stage": "train", "iteration": args.iteration, "seconds": round(seconds, 1),
               "rows": len(rows), "steps": len(steps), "tokens": tokens,

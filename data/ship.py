@@ -24,11 +24,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # the repository
 import envs
 from data import tables
 from data.runs import read_runs
+from nanoenvisions.environment import STOP
 from nanoenvisions.flags import Parser, whole
-from nanoenvisions.folders import check_folders, read_run
-
-STOP = "\n```"  # what a program ends with
-HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the embedded model
+from nanoenvisions.folders import HUB_NAME, check_folders, read_run
 
 
 def prompt_around(env: str) -> tuple[str, str]:

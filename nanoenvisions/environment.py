@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+STOP = "\n```"  # the closing fence: ends a program and does not belong to it
 REQUIRED = object()  # in job_fields: a task without this field cannot be run
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from nanoenvisions.records import HERE, fail
 
 EMBEDDED = HERE / "models" / "SmolLM2-135M-Instruct"
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the embedded model
 SHARDS = "model.safetensors.index.json"
 MAKE_AGAIN = "a copy was cut off, or a disk was full: copy or make it again"
 

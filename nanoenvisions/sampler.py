@@ -12,7 +12,7 @@ changing a program:
   5. Each row draws from its own random stream, seeded by its name: whatever else is in the batch,
      it gets the same program, so a killed run continues with the same samples.
 
-May import attention, families, graphs, memory, model and records.
+May import attention, environment, families, graphs, memory, model and records.
 """
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ import numpy as np
 import torch
 
 from nanoenvisions.attention import Cache, attending, cache_dtype
+from nanoenvisions.environment import STOP
 from nanoenvisions.families import layer_masks
 from nanoenvisions.graphs import Replay, rounded_up, shapes_are_fixed
 from nanoenvisions.memory import SPARE_PROMPTS, fitting_slots, is_out_of_memory, sampling_room
 from nanoenvisions.model import collate, hidden_states, pack, size, token_ids
 from nanoenvisions.records import fail
 
-STOP = "\n```"  # the closing fence: ends a program and does not belong to it
 NUCLEUS_PEEKS = (64, 2048)  # likeliest tokens to look at first: the nucleus is seldom larger
 CACHED_ROWS = 16    # rows of logits that a CPU's cache holds; more would wait for the memory
 PREFILL_WIDTH = 256  # prompt tokens of a bin, at least; a longer prompt has a bin of its own
