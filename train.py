@@ -27,6 +27,7 @@ the plain one):
 from __future__ import annotations
 
 import math
+import os
 import time
 from functools import partial
 
@@ -251,6 +252,8 @@ def main(argv=None):
         path, require=("prompt", "completion"), limit=args.limit,
         check=lambda row: next((f'"{field}" is empty (select.py writes it)' for field in (
             "prompt", "completion") if not row[field].strip()), None))]
+    if args.adapter and not os.path.exists(os.path.join(args.adapter, "adapter_config.json")):
+        envs.fail(f"{args.adapter}: no adapter there (leave --adapter away for the base model)")
     pairs = envs.read_jsonl(args.pairs, ("prompt", "chosen", "rejected"), args.limit,
                             allow_empty=True) if args.pairs else []
     envs.protect_inputs([args.metrics], [*args.inputs, args.pairs])
