@@ -17,7 +17,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/setup.sh    # set-up and checks
 . nanoenvisions/methods.sh  # what a METHOD leaves out
 . nanoenvisions/sweep.sh    # METHODS and SEEDS
-trap 'echo "run.sh: stopped; run the same command again to go on" >&2; exit 130' INT
+trap 'stopped 130' INT
+trap 'kill $(jobs -p) 2> /dev/null; stopped 143' TERM
 [ "${1:-}" != -v ] || { export RUN_SH_VERBOSE=1; shift; }
 [ "$from" = "$PWD" ] || paths_from "$from"  # called from elsewhere
 
@@ -118,7 +119,8 @@ print("run.sh:", f"on {name}" if name else "no CUDA GPU here, using the CPU")'
 # ---- the loop -----------------------------------------------------------------------------------
 start() {
   case "$RANKS $1" in
-    "1 "* | *" envs.py" | *" reward.py" | *" select.py") "$PYTHON" -W ignore "$@" ;;
+    *" envs.py" | *" reward.py" | *" select.py") "$PYTHON" -W ignore "$@" ;;
+    "1 "*) go "$@" ;;
     *) PYTHONWARNINGS=ignore "$PYTHON" -P -m torch.distributed.run --standalone \
          --nproc-per-node "$RANKS" "$@" ;;
   esac

@@ -27,7 +27,11 @@ def say_stopped(kind, error, trace, otherwise=sys.excepthook):
     os.kill(os.getpid(), signal.SIGINT)  # exit code 130 to a shell
 
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+def mind_ctrl_c():
     with contextlib.suppress(ValueError):  # not the main thread: whoever imports this sees to it
         signal.signal(signal.SIGINT, stop)
         sys.excepthook = say_stopped
+
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    mind_ctrl_c()

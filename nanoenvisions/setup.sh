@@ -180,6 +180,40 @@ one_run() {
   "$PYTHON" -W ignore -m nanoenvisions.stale "$OUT" "$STALE"
 }
 
+# go SCRIPT FLAGS...: runs a stage with a model, in the Python that was made ready while the stage
+# before it ran, and makes the next one ready if there will be a next: see nanoenvisions/spare.py
+ready=""  # its process; its standard input is open here as 8
+go() {
+  local now="$ready"
+  ready=""
+  kill -0 "$now" 2> /dev/null || now=""
+  if [ -n "$now" ]; then
+    printf '%s\0' "${RUN_SH_WHERE:-}" "$@" >&8
+    exec 8>&-
+  fi
+  [ "$t" = "$ITERS" ] || spare
+  if [ -n "$now" ]; then wait "$now"; else "$PYTHON" -W ignore "$@"; fi
+}
+
+# spare: starts a Python that imports what a stage needs and waits for its command
+spare() {
+  local pipe="$OUT/.pipe"
+  rm -f "$pipe"
+  mkfifo "$pipe" 2> /dev/null || return 0  # a file system without pipes
+  "$PYTHON" -W ignore -m nanoenvisions.spare < "$pipe" &
+  ready=$!
+  exec 8> "$pipe"
+  rm -f "$pipe"
+}
+
+# stopped CODE: the end that a signal makes; what runs is waited for, and the spare Python goes
+stopped() {
+  exec 8>&-
+  wait
+  echo "run.sh: stopped; run the same command again to go on" >&2
+  exit "$1"
+}
+
 # hash PATH: of a file, or of an adapter's weights
 hash() {
   local digest path="$1"

@@ -18,6 +18,17 @@ FAULTS = {
         ("results bind nobody", '[[ -n "$made" ||', "[[ -n '' ||", "binds_nobody"),
         ("somebody's settings are replaced", '|| "$(head -n 1 "$OUT/settings")" != PRESET=* ]]', "]]", "binds_nobody"),
         ("any Python will do", "sys.version_info < (3, 11)", "sys.version_info < (3, 1)", "before_it_writes")],
+    ("nanoenvisions/setup.sh", "test_spare"): [
+        ("the last stage makes a Python ready", '[ "$t" = "$ITERS" ] || spare', "spare", "left_over"),
+        ("none is ever made ready", '[ "$t" = "$ITERS" ] || spare', ":", "second_stage"),
+        ("one that was killed is sent the command", 'kill -0 "$now" 2> /dev/null || now=""', ":", "killed"),
+        ("how the stage ended is forgotten", 'wait "$now"; else', 'wait; else', "with_its_code"),
+        ("its pipe stays open", '"$@" >&8\n    exec 8>&-', '"$@" >&8', "second_stage")],
+    ("nanoenvisions/spare.py", "test_spare"): [
+        ("Ctrl-C does nothing", "nanoenvisions.mind_ctrl_c()", "pass", "signal"),
+        ("the bar begins with an older place", 'os.environ["RUN_SH_WHERE"] = where', "pass", "second_stage"),
+        ("an empty word is lost", "words[:-1]", "[word for word in words if word]", "second_stage"),
+        ("nothing is imported", "    imports()\n    where", "    where", "second_stage")],
     ("nanoenvisions/__init__.py", "test_mistakes"): [
         ("Ctrl-C has a traceback", "if not stopped:", "if True:", "ctrl_c"),
         ("every fault is called a stop", "if not stopped:", "if False:", "keep_their_traceback"),
