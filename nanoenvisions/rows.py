@@ -1,7 +1,7 @@
 """From training rows to optimiser steps: tokens, rows of the same task together, batches.
 
-A sequence is {"root": ids, "branches": [ids, ...], "given": [how many of a branch's tokens belong to
-its prompt]}; model.py packs and runs it. May import model.
+A sequence is {"root": ids, "branches": [ids, ...], "given": [how many of a branch's tokens belong
+to its prompt]}; model.py packs and runs it. May import model.
 """
 from __future__ import annotations
 

@@ -136,11 +136,12 @@ FAULTS = {
          "target += [begin] * (end - begin)", "plain_ones")],
     ("nanoenvisions/rows.py", "test_train"): [
         ("refine rows skipped", "for row in rows:",
-         'for row in (one for one in rows if one["kind"] != "refine"):', "plain_training"),
+         'for row in (one for one in rows if one["kind"] != "refine"):', "plain_training")],
+    ("nanoenvisions/rows.py", "test_rows"): [
         ("exact steps are half full", "(left == 0 or left < 0 and full)", "left <= 0",
          "number_of_steps"),
         ("max_length without the prompt", "max_length - len(prompt)", "max_length", "cut_at_max"),
-        ("drafts are lessons", 'list(map(len, rests))', "[0] * len(rests)", "tree or equal_the_plain"),
+        ("drafts are lessons", 'list(map(len, rests))', "[0] * len(rests)", "tree"),
         ("rows of a task are run apart", 'row.get("id", row["prompt"])', 'row["prompt"]', "tree"),
         ("no end token", " + [tokenizer.eos_token_id]", "", "cut_at_max"),
         ("no shuffling", "rng.shuffle(order)", "pass", "once_an_epoch"),

@@ -1,0 +1,79 @@
+"""nanoenvisions/rows.py: from training rows to optimiser steps."""
+import pytest
+import transformers
+
+import train
+from nanoenvisions import rows as row_module
+
+
+def test_completions_end_with_the_end_token_and_are_cut_at_max_length(tiny_model, capsys):
+    """The prompt counts: its 5 tokens leave 3 of 8. One that fills it is left out, and said."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    rows = [{"prompt": "abcde", "completion": text} for text in ("x", "xyzw")]
+    end = tokenizer.eos_token_id
+    x, y, z = tokenizer("xyz").input_ids
+    assert train.encode(rows, tokenizer, 8) == [{"root": tokenizer("abcde").input_ids,
+                                                 "branches": [[x, end], [x, y, z]], "given": [0, 0]}]
+    assert capsys.readouterr().out == ""
+    long = {"prompt": "abcdefgh", "completion": "x"}
+    assert train.encode([long, *rows], tokenizer, 8) == train.encode(rows, tokenizer, 8)
+    assert "1 rows left out" in capsys.readouterr().out
+
+
+def test_rows_of_a_task_are_a_tree(tiny_model):
+    """x -> a, (x, m) -> a: x is run once. A row without an id stands with those of its prompt; a task
+    of another one that begins alike stays by itself."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
+    x, m, a, end = (tokenizer(text).input_ids[0] for text in ("x", "m", "a", "<end>"))
+    rows = [("x", "a", "1"), ("xm", "a", "1"), ("x", "a", "2"), ("xm", "a", None)]
+    rows = [{"prompt": prompt, "completion": one} | ({"id": name} if name else {}) for prompt, one, name in rows]
+    assert train.encode(rows, tokenizer, 8) == [
+        {"root": [x], "branches": [[a, end], [m, a, end]], "given": [0, 1]},
+        {"root": [x], "branches": [[a, end]], "given": [0]},
+        {"root": [x, m], "branches": [[a, end]], "given": [0]}]
+    other = {"prompt": "mm", "completion": "a", "id": "1"}  # nothing in common: still one task
+    tree, *_ = train.encode([rows[0], other], tokenizer, 8)
+    assert tree == {"root": [], "branches": [[x, a, end], [m, m, a, end]], "given": [1, 2]}
+    parts = train.split_wide(train.encode(rows, tokenizer, 8), 1, 1000)
+    assert [part["given"] for part in parts] == [[0], [1], [0], [0]]
+
+
+def test_packing_by_hand():
+    sequences = [{"root": [0] * (n - 1), "branches": [[0]]} for n in (2, 3, 4, 5)]
+    bins = train.pack(sequences, 7)
+    assert [[train.size(one) for one in bin] for bin in bins] == [[5, 2], [4, 3]]
+
+
+def sequences_of(*counts):
+    return [{"root": [i], "branches": [[i]] * n} for i, n in enumerate(counts)]
+
+
+def seen(steps):
+    return [ids[0] for step in steps for sequence in step for ids in sequence["branches"]]
+
+
+def test_every_row_is_seen_once_an_epoch():
+    parts = train.split_wide(sequences_of(1, 5, 2, 3, 1), 4, 1000)
+    steps = train.make_steps(parts, batch_size=4, epochs=2, min_steps=0, seed=0)
+    assert sorted(seen(steps)) == sorted([0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 3, 4] * 2)
+    assert sorted(seen(train.make_steps(parts, 4, 1, 0, 0))) == sorted(seen(steps)[:12])
+    assert max(row_module.count_rows(step) for step in steps) < 2 * 4
+    assert all(row_module.count_rows(step) >= 4 for step in steps[:-1])
+    other = train.make_steps(parts, batch_size=4, epochs=2, min_steps=0, seed=1)
+    assert seen(other) != seen(steps) == seen(train.make_steps(parts, 4, 2, 0, 0))
+
+
+@pytest.mark.parametrize("counts, batch_size, epochs, min_steps, wanted", [
+    ((1, 1, 1), 8, 2, 40, [3] * 40),           # a step is never more than a pass
+    ((1, 1, 1), 8, 50, 40, [3] * 50),          # more epochs than that: they count
+    ((1,) * 9, 4, 1, 0, [4, 4, 1]),
+    ((1,) * 9, 4, 4, 0, [4] * 9),              # steps go on over the ends of passes
+    ((1,) * 9, 4, 1, 3, [4, 4, 1]),            # enough already
+    ((1,) * 9, 4, 1, 7, [4] * 7),              # exactly so many
+    ((3, 3), 4, 1, 5, [6] * 5),                # a prompt's completions stay together
+    ((1,) * 9, 4, 0, 2, [4, 4]),               # exactly so many, less than a pass
+    ((1,) * 9, 4, 0, 5, [4] * 5),              # and more than two
+])
+def test_the_number_of_steps(counts, batch_size, epochs, min_steps, wanted):
+    steps = train.make_steps(sequences_of(*counts), batch_size, epochs, min_steps, seed=0)
+    assert [row_module.count_rows(step) for step in steps] == wanted
