@@ -40,7 +40,7 @@ def prefix_attention(module, query, key, value, attention_mask, scaling, softcap
     batch, heads, length, width = query.shape
     kv_heads = key.shape[1]
     rows = heads // kv_heads * length  # heads that share a key-value head: rows of one product
-    if query.device.type == "cpu":  # see Cache.dtype
+    if cache and query.device.type == "cpu":  # see cache_dtype; training has none, and long rows
         key, value = key.float(), value.float()
     grouped = (query * scaling).to(key.dtype).reshape(batch, kv_heads, rows, width)
     shared = cache.shared(module.layer_idx, batch) if cache else []
