@@ -136,14 +136,18 @@ set_up() {
   PYTHON=.venv/bin/python
 }
 
-# run_tests FLAGS...: pytest with these flags; files of tests are dealt out to two to four cores
+# run_tests FLAGS...: pytest with these flags, and all tests if no file is named; files of tests are
+# dealt out to two to four cores
 run_tests() {
-  local cores workers=()
+  local cores one workers=() all=(tests)
+  for one in "$@"; do
+    [ ! -e "${one%%::*}" ] || all=()
+  done
   cores="$(nproc)"
   ! "$PYTHON" -c 'import xdist' 2> /dev/null ||
     workers=(-n "$((cores < 4 ? cores : 4))" --dist loadfile --no-loadscope-reorder)
   unset RUN_SH_SETTINGS  # else stages that tests start speak of settings instead of flags
-  OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -ra "${workers[@]}" tests "$@"
+  OMP_NUM_THREADS=1 exec "$PYTHON" -m pytest -q -ra "${workers[@]}" "${all[@]}" "$@"
 }
 
 # one_run: one run in $OUT at a time, and always with the same settings

@@ -18,6 +18,8 @@ FAULTS = {
         ("results bind nobody", '[[ -n "$made" ||', "[[ -n '' ||", "binds_nobody"),
         ("somebody's settings are replaced", '|| "$(head -n 1 "$OUT/settings")" != PRESET=* ]]', "]]", "binds_nobody"),
         ("any Python will do", "sys.version_info < (3, 11)", "sys.version_info < (3, 1)", "before_it_writes")],
+    ("nanoenvisions/setup.sh", "test_run"): [
+        ("all tests are run with those named", "all=()", ":", "named")],
     ("nanoenvisions/setup.sh", "test_spare"): [
         ("the last stage makes a Python ready", '[ "$t" = "$ITERS" ] || spare', "spare", "left_over"),
         ("none is ever made ready", '[ "$t" = "$ITERS" ] || spare', ":", "second_stage"),

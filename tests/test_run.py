@@ -244,3 +244,12 @@ def test_tasks_that_are_new_in_each_iteration_are_made_at_first(tmp_path, start,
     assert {task["round"] for task in envs.read_jsonl(tmp_path / "iter0/tasks.jsonl")} == {0}
     text = refused(start(tmp_path, **settings, ITERS="3"))
     assert "now ITERS=3" in text and "was ITERS=2" in text
+
+
+@pytest.mark.parametrize("words, wanted", [
+    ("-k sum", "tests -k sum"), ("tests/test_rows.py", "tests/test_rows.py"),
+    ("tests/test_rows.py::test_packing_by_hand -x", "tests/test_rows.py::test_packing_by_hand -x")])
+def test_named_tests_are_run_alone(words, wanted):
+    said = subprocess.run(["bash", "-c", f"set -euo pipefail; . nanoenvisions/setup.sh; PYTHON=echo; run_tests {words}"],
+                          cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.endswith(f"--no-loadscope-reorder {wanted}\n")
