@@ -43,7 +43,8 @@ from nanoenvisions.families import (mention_untrained_experts, own_attention, se
 from nanoenvisions.flags import Parser, metrics_file
 from nanoenvisions.folders import HUB_NAME, check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
-from nanoenvisions.model import collate, given, hidden_states, load_model, pack, packed_logits, size
+from nanoenvisions.model import (collate, given, hidden_states, load_model, pack_tightly,
+                                 packed_logits, widest)
 from nanoenvisions.preference import dpo_loss, unlikelihood_loss
 from nanoenvisions.records import waiting
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
@@ -151,9 +152,9 @@ def train(model, steps, args, rate=None, loss_of=loss_sum, size_of=completion_to
         for group in optimizer.param_groups:
             group["lr"] = rate * learning_rate_at(number, len(steps), args.warmup)
         count = size_of(step)
-        width = max(args.width, max(map(size, step)))
-        bins = pack(step, width)[ranks.RANK::ranks.COUNT]  # of several processes: this one's share
-        per_micro = max(1, args.micro_tokens // width)
+        bins = pack_tightly(step, args.width, args.micro_tokens, ranks.COUNT)
+        per_micro = max(1, args.micro_tokens // widest(bins))
+        bins = bins[ranks.RANK::ranks.COUNT]  # of several processes: this one's share
         total, run = torch.zeros(2, device=model.device)  # loss; tokens
         for start in range(0, len(bins), per_micro):  # gradients add up over micro-batches
             batch = collate(bins[start:start + per_micro], model.device)
@@ -220,7 +221,7 @@ def parse_args(argv=None):
     add("--steps", type=int, default=0, help="exactly so many, instead of --epochs and --min-steps")
     add("--batch-size", type=int, default=8, help="completions per optimiser step")
     add("--max-length", type=int, default=1024, help="longest prompt + completion, in tokens")
-    add("--width", type=int, default=160, help="tokens of a bin that sequences are packed into")
+    add("--width", type=int, default=160, help="fewest tokens of a bin that rows are packed into")
     add("--micro-tokens", type=int, default=2048, help="per forward pass; fewer save memory")
     add("--checkpointing", choices=("auto", "yes", "no"), default="auto",
         help="recompute activations in the backward pass to save memory; auto: if a GPU is short")

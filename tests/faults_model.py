@@ -152,6 +152,10 @@ FAULTS = {
          'part["given"].append(0)', "tree"),
         ("rows are lost where a sequence is cut", 'part["branches"].append(ids)',
          'part["branches"][:] = [ids]', "once_an_epoch")],
+    ("nanoenvisions/model.py", "test_rows"): [
+        ("bins are wider than told", "max(least, min(2 * least, most))", "2 * least", "tight"),
+        ("one process does all", "math.ceil(len(bins) / shares)", "len(bins)", "tight"),
+        ("attention is free", "(1 + wide / 4000)", "1", "tight")],
     ("nanoenvisions/model.py", "test_train"): [
         ("completions see each other", "segment[:, None, :] <= 0", "segment[:, None, :] >= 0",
          "itself_only"),

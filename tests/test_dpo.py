@@ -63,7 +63,7 @@ def plain_copy(tiny_model, policy):
 def batch_of(tokenizer, width=200):
     sequences = train.encode_pairs(DICTS, tokenizer, 1024)
     assert [len(one["branches"]) for one in sequences] == [2, 2, 2]
-    return train.collate(train.pack(sequences, max(width, max(map(train.size, sequences)))), "cpu")
+    return train.collate(model_module.pack(sequences, max(width, max(map(model_module.size, sequences)))), "cpu")
 
 
 # ------------------------------------------------------------------------------------ The loss --

@@ -3,6 +3,7 @@ import pytest
 import transformers
 
 import train
+from nanoenvisions import model as model_module
 from nanoenvisions import rows as row_module
 
 
@@ -40,8 +41,23 @@ def test_rows_of_a_task_are_a_tree(tiny_model):
 
 def test_packing_by_hand():
     sequences = [{"root": [0] * (n - 1), "branches": [[0]]} for n in (2, 3, 4, 5)]
-    bins = train.pack(sequences, 7)
-    assert [[train.size(one) for one in bin] for bin in bins] == [[5, 2], [4, 3]]
+    bins = model_module.pack(sequences, 7)
+    assert [[model_module.size(one) for one in bin] for bin in bins] == [[5, 2], [4, 3]]
+
+
+def sizes(bins):
+    return [[model_module.size(one) for one in bin] for bin in bins]
+
+
+def test_tight_packing_by_hand():
+    """60, 50, 40: bins of 100 are two, half of the second empty: 200 tokens instead of 150."""
+    sequences = [{"root": [0] * n, "branches": []} for n in (40, 50, 60)]
+    assert sizes(model_module.pack_tightly(sequences, 100, 1000)) == [[60, 50, 40]]
+    assert sizes(model_module.pack_tightly(sequences, 100, 149)) == [[60, 40], [50]]     # not over `most` tokens
+    assert sizes(model_module.pack_tightly(sequences, 60, 1)) == [[60], [50], [40]]      # but whole sequences
+    assert sizes(model_module.pack_tightly(sequences, 100, 1000, shares=2)) == [[60, 40], [50]]  # one each
+    wide = [{"root": [0] * 100 * n, "branches": []} for n in (40, 50, 60)]  # attention costs more than padding
+    assert sizes(model_module.pack_tightly(wide, 10000, 10**6)) == [[6000, 4000], [5000]]
 
 
 def sequences_of(*counts):

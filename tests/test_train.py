@@ -13,6 +13,7 @@ import envs
 import train
 from nanoenvisions import adapters
 from nanoenvisions import memory as memory_module
+from nanoenvisions import model as model_module
 from nanoenvisions.families import complaint, own_attention
 from nanoenvisions.model import add_adapter, load_model
 
@@ -62,7 +63,7 @@ def test_loss_and_gradient_equal_the_plain_ones(tiny_model, monkeypatch, width, 
     sequences = train.encode(row_dicts(), tokenizer, 1024)
     assert len(sequences) == 2  # two tasks, the mistake behind the question of its own
     assert [any(one["given"]) for one in sequences] == [True, False]
-    bins = train.pack(sequences, max(width, max(map(train.size, sequences))))
+    bins = model_module.pack(sequences, max(width, max(map(model_module.size, sequences))))
     loss = train.loss_sum(model, batch := train.collate(bins, "cpu"))
     grad, = torch.autograd.grad(loss, weight)
     assert sum(end - begin for _, _, begin, end in batch["spans"]) == count
