@@ -2,6 +2,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -33,6 +34,10 @@ def room(tmp_path_factory):
     rewrites = [{**json.loads(line), "iteration": 1} for line in (room / "rewarded.jsonl").read_text().splitlines()]
     rewrites += [{**row, "source": "refine", "reference": row["program"]} for row in rewrites]
     (room / "runs/lab/iter1/rewarded.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rewrites))
+    told = [{**row, "iteration": 1} for row in rows]
+    for name, some in (("lab/iter1/explored", told), ("lab-told-refined", [row for row in rewrites if "reference" in row])):
+        (room / f"runs/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    shutil.copy(room / "runs/lab/iter1/rewarded.jsonl", room / "runs/lab-told-rewarded.jsonl")  # until its command has run
     metrics = room / "runs/lab/metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"stage": "eval", "iteration": 0, "accuracy": 0.5, "num": 4, "seconds": 1}\n')
     return room
