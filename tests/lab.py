@@ -35,15 +35,23 @@ def ranking(tasks) -> str:
 
 
 def refinement(drafts, rewrites) -> str:
-    """What became of right and of wrong drafts."""
+    """What became of right and of wrong drafts, and what their rewrites cost and brought."""
     pairs = [(drafts[key], rewrite) for key, rewrite in rewrites.items() if key in drafts]
     of = {reward: [rewrite for draft, rewrite in pairs if draft["reward"] == reward] for reward in (1, 0)}
     if not pairs:
         return "refinement: no rewrites in this file"
     kept, mended = (sum(one["reward"] for one in of[reward]) for reward in (1, 0))
     copies = sum(one["program"] == one["reference"] for _, one in pairs)
+
+    def name(one):
+        env = envs.ENVS[one["env"]]
+        return one["id"], env.canonical({**one, "program": env.tidy(one)})
+    known, tokens = set(map(name, drafts.values())), {side: sum(one["tokens"] for one in of[side]) for side in of}
+    new = {side: len({name(one) for one in of[side] if one["reward"]} - known) for side in of}
     return (f"refinement: {kept} of {len(of[1])} right drafts stay right, {mended} of {len(of[0])} wrong ones are "
-            f"mended, {copies} of {len(pairs)} are copies")
+            f"mended, {copies} of {len(pairs)} are copies\n"
+            f"  rewrites of right drafts: {tokens[1] / sum(tokens.values()):.0%} of the tokens, {new[1]} right programs that "
+            f"no draft is; of wrong ones: {new[0]}")
 
 
 def main():
