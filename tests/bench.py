@@ -164,10 +164,10 @@ def training_rows() -> list[dict]:
                    "    return first + second")
         for k in range(1 + number % 4):
             other = program.replace("first", f"x{k}")
-            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(other)})
+            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(other), "id": task["id"]})
         if number % 2:
             rows.append({"prompt": envs.refine_prompt(task, program),
-                         "completion": envs.completion(program)})
+                         "completion": envs.completion(program), "id": task["id"]})
     return rows
 
 
@@ -191,7 +191,7 @@ def our_training(model_name, rows) -> tuple[int, float]:
     started = time.perf_counter()
     train.train(model, steps, args)
     seconds = time.perf_counter() - started
-    return sum(len(ids) for one in sequences for ids in one["branches"]), seconds
+    return train.completion_tokens(sequences), seconds
 
 
 def trl_seconds(model_name, rows) -> float | None:
