@@ -207,7 +207,8 @@ def trl_seconds(model_name, rows) -> float | None:
     args, on_gpu = train.parse_args(["--in", "-", "--out", "-"]), torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=plain_model(model_name), train_dataset=Dataset.from_list(rows),
+            model=plain_model(model_name), train_dataset=Dataset.from_list(
+                [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]),
             processing_class=AutoTokenizer.from_pretrained(model_name or default_model()),
             peft_config=LoraConfig(r=args.rank, lora_alpha=2 * args.rank,
                                    target_modules="all-linear", task_type="CAUSAL_LM"),
