@@ -43,7 +43,7 @@ from nanoenvisions.families import (mention_untrained_experts, own_attention, se
 from nanoenvisions.flags import Parser, metrics_file
 from nanoenvisions.folders import HUB_NAME, check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
-from nanoenvisions.model import (collate, given, hidden_states, load_model, pack_tightly,
+from nanoenvisions.model import (collate, hidden_states, load_model, pack_tightly,
                                  packed_logits, widest)
 from nanoenvisions.preference import dpo_loss, unlikelihood_loss
 from nanoenvisions.records import waiting
@@ -131,7 +131,7 @@ def learning_rate_at(step: int, steps: int, warmup: float) -> float:
 
 
 def completion_tokens(step) -> int:
-    return sum(sum(map(len, one["branches"])) - sum(given(one)) for one in step)
+    return sum(len(ids) for sequence in step for ids in sequence["branches"])
 
 
 def train(model, steps, args, rate=None, loss_of=loss_sum, size_of=completion_tokens):

@@ -179,11 +179,6 @@ def size(sequence: dict) -> int:
     return len(sequence["root"]) + sum(map(len, sequence["branches"]))
 
 
-def given(sequence: dict) -> list[int]:
-    """Of each branch: how many of its first tokens belong to the prompt and are not trained on."""
-    return sequence.get("given") or [0] * len(sequence["branches"])
-
-
 def pack(sequences, width: int) -> list[list[dict]]:
     """First-fit decreasing: sequences go into as few bins of `width` tokens as a greedy rule finds.
 
@@ -221,8 +216,7 @@ def collate(bins, device, start: int = 0) -> dict:
     mask [bins, 1, W, W], 0 where a token (row) may look at another (column), else -inf: a branch
         sees its root and itself only, and its positions go on from the root's (from `start` on)
     spans  per branch, in the order of the bins, the flat indices
-        (root begin, prompt end, completion begin, completion end): the prompt ends with the root,
-        or, if the first tokens of a branch are `given`, with these
+        (root begin, root end, branch begin, branch end)
     start; longest: positions of the longest sequence, those before `start` included
     """
     width = widest(bins)
@@ -234,7 +228,6 @@ def collate(bins, device, start: int = 0) -> dict:
         at = 0
         for number, sequence in enumerate(sequences):
             root = (row * width + at, row * width + at + len(sequence["root"]))
-            skipped = [0, *given(sequence)]
             for index, ids in enumerate([sequence["root"], *sequence["branches"]]):
                 here = slice(at, at + len(ids))
                 begin = start + (len(sequence["root"]) if index else 0)
@@ -242,9 +235,7 @@ def collate(bins, device, start: int = 0) -> dict:
                 positions[row, here] = torch.arange(begin, begin + len(ids))
                 owner[row, here], segment[row, here] = number, index
                 if index:
-                    first = row * width + at + skipped[index]  # token of the completion
-                    prompt_end = first if skipped[index] else root[1]
-                    spans.append((root[0], prompt_end, first, row * width + at + len(ids)))
+                    spans.append((*root, row * width + at, row * width + at + len(ids)))
                 at, longest = at + len(ids), max(longest, begin + len(ids))
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     seen = (owner[:, :, None] == owner[:, None, :]) & causal

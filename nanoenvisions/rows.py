@@ -1,48 +1,38 @@
-"""From training rows to optimiser steps: tokens, rows of the same task together, batches.
+"""From training rows to optimiser steps: tokens, rows with the same prompt together, batches.
 
-A sequence is {"root": ids, "branches": [ids, ...], "given": [how many of a branch's tokens belong
-to its prompt]}; model.py packs and runs it. May import model.
+A sequence is {"root": prompt ids, "branches": [completion ids, ...]}; model.py packs and runs it.
+May import model.
 """
 from __future__ import annotations
 
-import os
 import random
 
-from nanoenvisions.model import completion_ids, given, size, token_ids
+from nanoenvisions.model import completion_ids, size, token_ids
 
 
 def encode(rows, tokenizer, max_length: int) -> list[dict]:
-    """One sequence per task: its root is what all its prompts begin with, which is run once.
-
-    The rows x -> a+ and (x, a-) -> a+ of a task become the tree
-
-        x -+- a+
-           +- a- and "Refined:" -- a+        of which a- and the word are given
+    """One sequence per prompt: {"root": prompt ids, "branches": [completion ids, ...]}.
 
     Completions end with the end token: that is how a model learns to stop. They are cut at
     max_length tokens, prompt included; rows whose prompt alone is that long are left out.
-    Rows are of one task if they have the same id, or, without one, the same prompt; rows with a
-    field "pair" are of one pair.
+    Rows with a field "pair" have one sequence per pair instead.
     """
-    tasks, left_out = {}, 0
+    sequences, left_out = {}, 0
     for row in rows:
-        prompt = token_ids(tokenizer, [row["prompt"]])[0]
-        ids = completion_ids(tokenizer, row["prompt"], row["completion"]) + [tokenizer.eos_token_id]
-        room = max_length - len(prompt)
-        if room > 0:
-            task = str(row.get("pair", row.get("id", row["prompt"])))
-            tasks.setdefault(task, []).append((prompt, ids[:room]))
-        left_out += room <= 0
+        prompt = row["prompt"]
+        name = row.get("pair", prompt)
+        if name not in sequences:
+            sequences[name] = {"root": token_ids(tokenizer, [prompt])[0], "branches": []}
+        room = max_length - len(sequences[name]["root"])
+        if room <= 0:
+            left_out += 1
+            continue
+        ids = completion_ids(tokenizer, prompt, row["completion"]) + [tokenizer.eos_token_id]
+        sequences[name]["branches"].append(ids[:room])
     if left_out:
         print(f"train: {left_out} rows left out, their prompts have {max_length} tokens or more "
               "(--max-length)")
-    sequences = []
-    for pairs in tasks.values():
-        root = os.path.commonprefix([prompt for prompt, _ in pairs])
-        rests = [prompt[len(root):] for prompt, _ in pairs]
-        sequences.append({"root": root, "given": list(map(len, rests)),
-                          "branches": [rest + ids for rest, (_, ids) in zip(rests, pairs)]})
-    return sequences
+    return [sequence for sequence in sequences.values() if sequence["branches"]]
 
 
 def encode_pairs(pairs, tokenizer, max_length: int) -> list[dict]:
@@ -56,14 +46,14 @@ def split_wide(sequences, most_completions: int, widest: int) -> list[dict]:
     """Cut sequences with many completions into several: no step is dominated by one task."""
     parts = []
     for sequence in sequences:
-        part = None
-        for ids, skipped in zip(sequence["branches"], given(sequence)):
-            if part is None or len(part["branches"]) == most_completions \
-                    or size(part) + len(ids) > widest:
-                part = {"root": sequence["root"], "branches": [], "given": []}
+        part = {"root": sequence["root"], "branches": []}
+        for ids in sequence["branches"]:
+            full = len(part["branches"]) == most_completions or size(part) + len(ids) > widest
+            if part["branches"] and full:
                 parts.append(part)
+                part = {"root": sequence["root"], "branches": []}
             part["branches"].append(ids)
-            part["given"].append(skipped)
+        parts.append(part)
     return parts
 
 

@@ -14,29 +14,11 @@ def test_completions_end_with_the_end_token_and_are_cut_at_max_length(tiny_model
     end = tokenizer.eos_token_id
     x, y, z = tokenizer("xyz").input_ids
     assert train.encode(rows, tokenizer, 8) == [{"root": tokenizer("abcde").input_ids,
-                                                 "branches": [[x, end], [x, y, z]], "given": [0, 0]}]
+                                                 "branches": [[x, end], [x, y, z]]}]
     assert capsys.readouterr().out == ""
     long = {"prompt": "abcdefgh", "completion": "x"}
     assert train.encode([long, *rows], tokenizer, 8) == train.encode(rows, tokenizer, 8)
     assert "1 rows left out" in capsys.readouterr().out
-
-
-def test_rows_of_a_task_are_a_tree(tiny_model):
-    """x -> a, (x, m) -> a: x is run once. A row without an id stands with those of its prompt; a task
-    of another one that begins alike stays by itself."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
-    x, m, a, end = (tokenizer(text).input_ids[0] for text in ("x", "m", "a", "<end>"))
-    rows = [("x", "a", "1"), ("xm", "a", "1"), ("x", "a", "2"), ("xm", "a", None)]
-    rows = [{"prompt": prompt, "completion": one} | ({"id": name} if name else {}) for prompt, one, name in rows]
-    assert train.encode(rows, tokenizer, 8) == [
-        {"root": [x], "branches": [[a, end], [m, a, end]], "given": [0, 1]},
-        {"root": [x], "branches": [[a, end]], "given": [0]},
-        {"root": [x, m], "branches": [[a, end]], "given": [0]}]
-    other = {"prompt": "mm", "completion": "a", "id": "1"}  # nothing in common: still one task
-    tree, *_ = train.encode([rows[0], other], tokenizer, 8)
-    assert tree == {"root": [], "branches": [[x, a, end], [m, m, a, end]], "given": [1, 2]}
-    parts = train.split_wide(train.encode(rows, tokenizer, 8), 1, 1000)
-    assert [part["given"] for part in parts] == [[0], [1], [0], [0]]
 
 
 def test_packing_by_hand():

@@ -17,16 +17,16 @@ from nanoenvisions import model as model_module
 from nanoenvisions.families import complaint, own_attention
 from nanoenvisions.model import add_adapter, load_model
 
-# [prompt, completion]: five rows of two tasks with three prompts; the fourth repairs a mistake
+# [prompt, completion]: five rows with three prompts; the fourth repairs a mistake
 ROWS = [("Question: a b c?\n```python\n", "return 1\n```"),
         ("Question: a b c?\n```python\n", "return 22 + 3\n```"),
         ("Question: a b c?\n```python\n", "x = 1\nreturn x\n```"),
-        ("Question: a b c?\n```python\nreturn 4\n```\nRefined:\n```python\n", "return 3\n```"),
+        ("Question: Nuts?\n```python\nreturn 4\n```\nRefined:\n```python\n", "return 3\n```"),
         ("Question: and another, longer one?\n```python\n", "return 4\n```")]
 
 
 def row_dicts(rows=ROWS):
-    return [{"prompt": prompt, "completion": completion, "id": prompt.split("?")[0],
+    return [{"prompt": prompt, "completion": completion, "id": "t",
              "kind": "refine" if "Refined" in prompt else "solve"} for prompt, completion in rows]
 
 
@@ -61,8 +61,7 @@ def test_loss_and_gradient_equal_the_plain_ones(tiny_model, monkeypatch, width, 
     wanted_grad, = torch.autograd.grad(wanted, weight)
     model.set_attn_implementation("prefix_attention")
     sequences = train.encode(row_dicts(), tokenizer, 1024)
-    assert len(sequences) == 2  # two tasks, the mistake behind the question of its own
-    assert [any(one["given"]) for one in sequences] == [True, False]
+    assert len(sequences) == 3  # three prompts for five rows
     bins = model_module.pack(sequences, max(width, max(map(model_module.size, sequences))))
     loss = train.loss_sum(model, batch := train.collate(bins, "cpu"))
     grad, = torch.autograd.grad(loss, weight)
@@ -85,7 +84,7 @@ FAMILIES = {  # what makes them differ: what follows the head, windows, caps, ex
     "Gemma3Text": WINDOW, "Mistral": WINDOW, "Phi3": WINDOW, "Olmo3": WINDOW,
     "Mixtral": EXPERTS, "Qwen3Moe": dict(num_experts=4, moe_intermediate_size=16, **EXPERTS)}
 SEQUENCES = [{"root": [3, 4, 5, 6, 7, 8], "branches": [[11, 12, 13, 14, 15, 16, 17], [21], [31]]},
-             {"root": [40, 41], "branches": [[50, 51, 52, 53, 54, 55], [60, 61, 62]], "given": [3, 0]}]
+             {"root": [40, 41], "branches": [[50, 51, 52, 53, 54, 55]]}]
 
 
 def family(name):
@@ -107,10 +106,10 @@ def test_the_loss_is_right_for_each_family(tiny_model, name, attention):
     model.set_attn_implementation(own_attention(model))
     wanted = 0.0
     for sequence in SEQUENCES:
-        for branch, skipped in zip(sequence["branches"], sequence.get("given", [0] * 3)):
-            ids, completion = torch.tensor([sequence["root"] + branch]), torch.tensor(branch[skipped:])
-            logits = model(input_ids=ids, use_cache=False).logits[0, -len(completion) - 1:-1]
-            wanted += F.cross_entropy(logits, completion, reduction="sum")
+        for branch in sequence["branches"]:
+            ids = torch.tensor([sequence["root"] + branch])
+            logits = model(input_ids=ids, use_cache=False).logits[0, -len(branch) - 1:-1]
+            wanted += F.cross_entropy(logits, torch.tensor(branch), reduction="sum")
     weights = [one for one in model.parameters() if one.dim() >= 2]
     wanted_grads = torch.autograd.grad(wanted, weights, allow_unused=True)
     if attention == "on a CPU":
@@ -154,17 +153,6 @@ def test_a_completion_sees_its_prompt_and_itself_only():
     assert batch["spans"] == [(0, 2, 2, 3), (0, 2, 3, 5)]
 
 
-def test_a_mistake_that_is_repaired_is_no_lesson():
-    """x = (P P), a+ = (A), and x, a- = (P P M), a+ = (A): M is run for the second, not learned. Both As
-    are predicted, the first by P, the second by M."""
-    tree = {"root": [5, 6], "branches": [[7], [8, 7]], "given": [0, 1]}
-    batch = train.collate([[{"root": [3], "branches": [[4]]}], [tree]], "cpu")
-    assert batch["tokens"].tolist() == [[3, 4, 0, 0, 0], [5, 6, 7, 8, 7]]
-    assert batch["spans"] == [(0, 1, 1, 2), (5, 7, 7, 8), (5, 9, 9, 10)]
-    assert train.completion_tokens([tree]) == 2
-
-
-# -------------------------------------------------------------------------- The whole training --
 
 def test_learning_rate_by_hand():
     """10 steps, warm-up 0.2: two steps up, then linear down to 1/8 in the last."""
