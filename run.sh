@@ -17,8 +17,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . nanoenvisions/setup.sh    # set-up and checks
 . nanoenvisions/methods.sh  # what a METHOD leaves out
 . nanoenvisions/sweep.sh    # METHODS and SEEDS
-trap 'stopped 130' INT
-trap 'kill $(jobs -p) 2> /dev/null; stopped 143' TERM
 [ "${1:-}" != -v ] || { export RUN_SH_VERBOSE=1; shift; }
 [ "$from" = "$PWD" ] || paths_from "$from"  # called from elsewhere
 

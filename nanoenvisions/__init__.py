@@ -28,6 +28,7 @@ def say_stopped(kind, error, trace, otherwise=sys.excepthook):
 
 
 def mind_ctrl_c():
+    """From here on Ctrl-C ends this process with one line, also if it was begun to ignore it."""
     with contextlib.suppress(ValueError):  # not the main thread: whoever imports this sees to it
         signal.signal(signal.SIGINT, stop)
         sys.excepthook = say_stopped

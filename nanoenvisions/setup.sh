@@ -217,6 +217,8 @@ stopped() {
   echo "run.sh: stopped; run the same command again to go on" >&2
   exit "$1"
 }
+trap 'stopped 130' INT
+trap 'kill $(jobs -p) 2> /dev/null; stopped 143' TERM
 
 # hash PATH: of a file, or of an adapter's weights
 hash() {

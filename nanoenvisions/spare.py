@@ -4,9 +4,8 @@
                                              NUL between them, a bar's beginning before them
 
 `spare` and `go` of setup.sh start it and send the command. It is a process as any stage's: only its
-imports are done. Without a command it ends without a word. May import threads only.
+imports are done. Without a command it ends without a word. May import model and threads.
 """
-import logging
 import os
 import runpy
 import sys
@@ -17,9 +16,11 @@ import nanoenvisions.threads  # noqa: F401  before torch: how its threads wait
 
 def imports():
     """What a stage with a model needs, and nothing that makes a context on a GPU."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel it cannot find
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM  # noqa: F401
+
+    from nanoenvisions.model import hush
+    hush()
     if not torch.cuda.is_available():  # bitsandbytes, which peft imports, asks a GPU what it is
         import peft  # noqa: F401
 

@@ -164,10 +164,10 @@ def training_rows() -> list[dict]:
                    "    return first + second")
         for k in range(1 + number % 4):
             other = program.replace("first", f"x{k}")
-            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(other), "id": task["id"]})
+            rows.append({"prompt": envs.solve_prompt(task), "completion": envs.completion(other)})
         if number % 2:
             rows.append({"prompt": envs.refine_prompt(task, program),
-                         "completion": envs.completion(program), "id": task["id"]})
+                         "completion": envs.completion(program)})
     return rows
 
 
@@ -207,8 +207,7 @@ def trl_seconds(model_name, rows) -> float | None:
     args, on_gpu = train.parse_args(["--in", "-", "--out", "-"]), torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
-            model=plain_model(model_name), train_dataset=Dataset.from_list(
-                [{"prompt": row["prompt"], "completion": row["completion"]} for row in rows]),
+            model=plain_model(model_name), train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(model_name or default_model()),
             peft_config=LoraConfig(r=args.rank, lora_alpha=2 * args.rank,
                                    target_modules="all-linear", task_type="CAUSAL_LM"),

@@ -28,8 +28,7 @@ def stages(tmp_path):
 
     def start(commands):
         return subprocess.Popen(
-            ["bash", "-c", 'set -euo pipefail\n. nanoenvisions/setup.sh\ntrap "stopped 130" INT\n'
-             "trap 'kill $(jobs -p) 2> /dev/null; stopped 143' TERM\n"
+            ["bash", "-c", "set -euo pipefail\n. nanoenvisions/setup.sh\n"
              f"t=0 ITERS=1 OUT={tmp_path} PYTHON={sys.executable} stage={tmp_path}/stage.py\n{commands}"],
             cwd=ROOT, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL, env={**os.environ, "RUN_SH_SETTINGS": "", "RUN_SH_WHERE": ""},

@@ -153,6 +153,7 @@ def test_a_completion_sees_its_prompt_and_itself_only():
     assert batch["spans"] == [(0, 2, 2, 3), (0, 2, 3, 5)]
 
 
+# -------------------------------------------------------------------------- The whole training --
 
 def test_learning_rate_by_hand():
     """10 steps, warm-up 0.2: two steps up, then linear down to 1/8 in the last."""
