@@ -128,6 +128,10 @@ class Math(Environment):
         """Without dead code, so that `return 42` followed by junk is no second solution."""
         return tidy.tidy(parse_program(record["program"]), ran=ran(record))
 
+    def teaches(self, record):
+        """`return 42` states its answer: a number of the question that fits by luck, most often."""
+        return tidy.computes(self.tidy(record))
+
     def canonical(self, record):
         """The syntax tree of the tidied program: layout and comments make no other solution."""
         return tidy.canonical(parse_program(record["program"]), ran=ran(record))

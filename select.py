@@ -28,7 +28,8 @@ Cost: seconds, no GPU. Where we differ from the article, or it is silent:
    assignments and the like (nanoenvisions/tidy.py). Else `return 42` with junk behind it is one
    more solution, and the model learns the junk. r stays that of the program as it was sampled.
 2. Of equal programs the pool keeps a right one before a wrong one, then the one with the highest r.
-3. Empty programs teach nothing, so they stay out.
+3. Empty programs teach nothing, so they stay out; and so does a right one that only states its
+   number, `return 42`: it is luck, and a model that learns it guesses (--stated keeps them).
 4. A program without r (a teacher's) ranks last.
 
 --pairs FILE adds what DPO learns from: (a+, a-) of the same prompt x, ranked like U2, in the format
@@ -204,6 +205,8 @@ def parse_args(argv=None):
         help="how P+ and P- are sorted, and which of two right programs is superior")
     add("--refined", choices=("keep", "drop"), default="keep",
         help="drop: select among explored ones only")
+    add("--stated", action="store_true",
+        help="learn from right programs that state their number and compute nothing, too")
     add("--rows-from", choices=("pool", "now"), default="pool",
         help="now: rows are made of this iteration's candidates only; the pool grows all the same")
     add("--seed", type=int, default=0, help="for --rank random")
@@ -226,12 +229,14 @@ def main(argv=None):
         records = [record for record in records if record["source"] != "refine"]
         if not records:
             envs.fail(f"{args.inputs[0]}: nothing but rewrites (leave --refined drop away)")
+    lessons = [record for record in records if args.stated or not record["reward"]
+               or envs.ENVS[record["env"]].teaches(record)]
     before = envs.read_jsonl(args.pool, ("id", "env", "program", "reward"), allow_empty=True,
                              check=envs.unknown_env) if args.pool else []
     # Without r, chance decides between two right programs as well.
     coin = random.Random(args.seed)
     kept = superior_trajectories(
-        records, self_reward if args.rank == "self-reward" else lambda record: coin.random())
+        lessons, self_reward if args.rank == "self-reward" else lambda record: coin.random())
     pool = distinct(before + kept)
     rows, pairs = [], []
     for positives, negatives in split_pool(distinct(kept) if args.rows_from == "now" else pool,
@@ -241,7 +246,8 @@ def main(argv=None):
         else:
             rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
         pairs += preference_pairs(positives, negatives, args.num_pairs, args.far_pairs)
-    counts = pool_counts(records, kept, before, pool)
+    counts = pool_counts(lessons, kept, before, pool)
+    counts["stated"] = len(records) - len(lessons)
     solve = sum(row["kind"] == "solve" for row in rows)
     # The rows come last: run.sh takes a file that exists for a stage that has finished.
     envs.add_metrics(args.metrics, {

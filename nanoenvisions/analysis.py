@@ -1,14 +1,12 @@
 """What is counted: the programs that were rewarded, and, as the article analyses them, the pool's
 ability, stability, margin and diversity.
 
-May import tidy.
+May import nothing of this project.
 """
 from __future__ import annotations
 
 import collections
 import math
-
-from nanoenvisions.tidy import computes
 
 
 def self_reward(record: dict) -> float:
@@ -28,7 +26,6 @@ def pool_counts(records, kept, before, pool) -> dict:
     solved_*   tasks: now; now for the first time; lost (solved before, explored, not solved now);
                by a rewrite only; in the pool
     margin     mean r of right programs minus mean r of wrong ones, in the pool
-    constants  share of the pool's right programs that state a number without computing it
     copies     share of the rewrites that are their draft, to the letter
     """
     def solved(some): return {record["id"] for record in some if record["reward"]}
@@ -50,8 +47,6 @@ def pool_counts(records, kept, before, pool) -> dict:
         "margin": None if right is None or wrong is None else round(right - wrong, 4),
         "solutions_per_solved_task": round(len(positives) / max(1, len(solved(pool))), 2),
         "tidied": sum("sampled" in record for record in positives),
-        "constants": mean(not computes(record["program"]) for record in positives
-                          if record["env"] == "math"),
         "copies": mean(record["program"] == record.get("reference") for record in rewrites)}
 
 

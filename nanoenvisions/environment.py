@@ -89,6 +89,10 @@ class Environment:
         """The program to learn from: that of a rewarded record, without what does nothing."""
         return parse_program(record["program"])
 
+    def teaches(self, record: dict) -> bool:
+        """Whether a right program is a lesson. Default: each is; math leaves `return 42` out."""
+        return True
+
     def canonical(self, record: dict) -> str:
         """Two programs of a task are one solution if this is equal. Default: blanks are one."""
         return " ".join(self.tidy(record).split())

@@ -13,6 +13,7 @@ from nanoenvisions.effects import (ANSWERS, BINDING, SCOPES, UNREACHED, Facts, b
 
 LONGEST = 20_000  # characters; longer programs stay as they are,
 DEEPEST = 20      # and so do those with more different indentations
+NUMBERS = ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context
 ROUNDS = 8        # what one round takes out may leave more to take out for the next
 
 
@@ -98,10 +99,28 @@ def sweep(tree) -> bool:
         facts, nodes = Facts(tree), count(tree)
         if not facts.simple:
             return False
+        OnceOnly().visit(tree)
         drop(tree, facts, set())
         if count(tree) == nodes:
             return True
     return False
+
+
+class OnceOnly(ast.NodeTransformer):
+    """`75 + 12 * 1` -> `75 + 12`: numbers alone, since a list times 1 is another list."""
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Mult):
+            for one, other in ((node.left, node.right), (node.right, node.left)):
+                if is_number(one) and one.value == 1 and type(one.value) is int and all(
+                        isinstance(part, NUMBERS) or is_number(part) for part in ast.walk(other)):
+                    return other
+        return node
+
+
+def is_number(node) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
 
 
 def drop(scope, facts: Facts, end: set):

@@ -8,7 +8,8 @@ is trained on these as on programs of its own: same prompts, same stage, as many
     python tests/bench_labels.py --data mawps-asdiv-a_train.csv --run runs/svamp --steps 250 \
                                  --out runs/labels
 
-`--steps`: those of the run's last training (its line in metrics.jsonl, or the run's log).
+`--steps`: those of the run's last training (its line in metrics.jsonl, or the run's log);
+`--train-flags`: the run's TRAIN_FLAGS, `--explore-flags` its EXPLORE_FLAGS.
 """
 from __future__ import annotations
 
@@ -70,7 +71,9 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="the CSV that the run had as DATA")
     parser.add_argument("--run", required=True, help="folder of the run: its tasks and its test")
-    parser.add_argument("--steps", type=int, required=True, help="optimiser steps, at least")
+    parser.add_argument("--steps", type=int, required=True, help="optimiser steps")
+    parser.add_argument("--train-flags", default="", help='more flags of train.py: "--batch-size 32"')
+    parser.add_argument("--explore-flags", default="", help='more flags of explore.py: "--slots 64"')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="folder to write to")
     args = parser.parse_args(argv)
@@ -80,10 +83,11 @@ def main(argv=None):
     envs.write_whole(out / "sft.jsonl", "".join(map(envs.dump, rows)))
     common = ["--seed", args.seed, "--metrics", out / "metrics.jsonl"]
     for words in (
-            ["train.py", "--in", out / "sft.jsonl", "--out", out / "adapter", "--epochs", 1,
-             "--min-steps", args.steps, *common],
+            ["train.py", "--in", out / "sft.jsonl", "--out", out / "adapter", "--steps", args.steps,
+             *args.train_flags.split(), *common],
             ["explore.py", "--in", run / "test.jsonl", "--out", out / "explored.jsonl", "--eval",
-             "--adapter", out / "adapter", "--max-new-tokens", 72, *common],
+             "--adapter", out / "adapter", "--max-new-tokens", 72,
+             *args.explore_flags.split(), *common],
             ["reward.py", "--in", out / "explored.jsonl", "--out", out / "eval.jsonl", "--eval", *common]):
         subprocess.run([sys.executable, "-W", "ignore", *map(str, words)], cwd=ROOT, check=True)
     last = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][-1]

@@ -92,8 +92,6 @@ FAULTS = {
         ("diversity per program", "max(1, len(solved(pool)))", "max(1, len(pool))", "by_hand"),
         ("tidied counts wrong ones", '"sampled" in record for record in positives',
          '"sampled" in record for record in pool', "dead_code"),
-        ("constants counts wrong ones", 'for record in positives\n                          if',
-         "for record in pool\n                          if", "constants"),
         ("copies are counted the other way round", '== record.get("reference")',
          '!= record.get("reference")', "by_hand"),
         ("who has no r ranks first", "-math.inf if r is None", "0.0 if r is None", "teachers")],

@@ -39,6 +39,18 @@ FAULTS = {
         ("a blank before the full stop", 'text = re.sub(r" (?=[.', 'text = re.sub(r"  (?=[.',
          "numbers_of_mawps"),
         ("the hub's split ignored", 'split=split or "train"', 'split="train"', "the_hub_s_way")],
+    ("select.py", "test_lessons"): [
+        ("stated numbers are learned", 'args.stated or not record["reward"]', "True", "states"),
+        ("--stated does nothing", "args.stated or not", "not", "states"),
+        ("stated numbers are solved", "pool_counts(lessons, kept", "pool_counts(records, records", "states")],
+    ("envs.py", "test_lessons"): [
+        ("a number times 1 is computed", "tidy.computes(self.tidy(record))", 'tidy.computes(record["program"])', "states")],
+    ("nanoenvisions/tidy.py", "test_tidy"): [
+        ("anything times 1", "isinstance(part, NUMBERS) or is_number(part)", "True", "to_the_letter"),
+        ("times 1.0, too", "and type(one.value) is int and", "and", "to_the_letter"),
+        ("over 1, too", "if isinstance(node.op, ast.Mult)", "if True", "to_the_letter"),
+        ("one on the right only", "(node.left, node.right), (node.right, node.left)", "(node.right, node.left),",
+         "does_nothing")],
     ("run.sh", "test_data"): [
         ("every evaluation asks all", 'some=(--eval-limit "$NUM_TEST")', "some=()", "data_of_ones"),
         ("the last one asks some", '[[ "$((t + 1))" = "$ITERS" ||', "[[", "data_of_ones"),

@@ -23,7 +23,7 @@ SETTINGS = {"ITERS": "2", "NUM_TRAIN": str(TASKS), "NUM_TEST": "4", "NUM_SAMPLES
             "NUM_SAMPLES_0": str(K0), "SEED": "3", "TEMPERATURE_0": "0.9", "TEMPERATURE": "1.2",
             "MAX_NEW_TOKENS": "20", "AGAIN": "0.5", "FEW_SHOT": "0.4", "N1": "1", "N2": "1",
             "EPOCHS": "2", "MIN_STEPS": "9", "LEARNING_RATE": "5e-3", "BITS": "32",
-            "SELECT_FLAGS": "--reuse --n3 1"}
+            "SELECT_FLAGS": "--reuse --n3 1 --stated"}  # it states numbers and nothing else
 
 
 @pytest.fixture(scope="module")

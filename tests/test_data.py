@@ -212,7 +212,8 @@ def start(python, model, out, **settings):
     return subprocess.run(["bash", "run.sh"], cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=300,
                           stderr=subprocess.STDOUT, env={
         **os.environ, "SETUP": "0", "PYTHON": python, "MODEL": model, "OUT": str(out), "OMP_NUM_THREADS": "1",
-        "NUM_SAMPLES": "6", "MAX_NEW_TOKENS": "24", "BITS": "32", "MIN_STEPS": "1", "EPOCHS": "1", "ITERS": "2", **settings})
+        "NUM_SAMPLES": "6", "MAX_NEW_TOKENS": "24", "BITS": "32", "MIN_STEPS": "1", "EPOCHS": "1", "ITERS": "2", "SELECT_FLAGS": "--stated",
+        **settings})
 
 
 @pytest.fixture
@@ -259,3 +260,22 @@ def test_human_equations_become_programs_with_the_answer(mawps):
     assert rows[0]["prompt"] == envs.solve_prompt(tasks[0])
     with pytest.raises(SystemExit, match="not those"):
         bench_labels.label_rows(mawps, [{**tasks[0], "question": "Another?"}])
+
+
+def test_the_perfect_teacher_writes_the_formula_of_each_problem(tmp_path):
+    """tests/perfect_teacher.py: its programs are the templates' formulas, and all of them earn the reward."""
+    import perfect_teacher
+    tasks, programs = tmp_path / "tasks.jsonl", tmp_path / "teacher.jsonl"
+    envs.main(["make", "--env", "math", "--num", "40", "--seed", "7", "--out", str(tasks)])
+    perfect_teacher.main(["--in", str(tasks), "--out", str(programs)])
+    right = {task["id"]: task for task in envs.read_jsonl(tasks)}
+    rows = envs.read_jsonl(programs)
+    assert [row["id"] for row in rows] == list(right)
+    candidates = tmp_path / "explored.jsonl"
+    candidates.write_text("".join(envs.dump({
+        **right[row["id"]], **row, "candidate": 0, "source": "explore", "iteration": 0, "logprob": -1.0}) for row in rows))
+    subprocess.run([sys.executable, "reward.py", "--in", candidates, "--out", tmp_path / "rewarded.jsonl"], cwd=ROOT,
+                   check=True)
+    assert {row["outcome"] for row in envs.read_jsonl(tmp_path / "rewarded.jsonl")} == {"correct"}
+    with pytest.raises(SystemExit, match="not of the template"):
+        perfect_teacher.formula({"id": "x", "question": "Another?", "answer": 1}, {"texts": ["No {a}."], "answer": "a"})

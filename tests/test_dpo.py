@@ -288,7 +288,7 @@ def test_pairs_are_ranked_as_u2_is(tmp_path, positives, negatives, flags, wanted
     (tmp_path / "in.jsonl").write_text("".join(map(envs.dump, pool_of(positives, negatives))))
     for extra in ((), ("--pairs", tmp_path / "pairs.jsonl", *flags)):
         done = run_stage("select", "--in", tmp_path / "in.jsonl", "--pool-out", tmp_path / "pool.jsonl",
-                         "--out", tmp_path / f"sft{len(extra) > 0}.jsonl", *extra)
+                         "--out", tmp_path / f"sft{len(extra) > 0}.jsonl", "--stated", *extra)
         assert done.returncode == 0, done.stderr
     pairs = envs.read_jsonl(tmp_path / "pairs.jsonl", allow_empty=True)
     assert [pair["chosen"][:2] + pair["rejected"][:2] for pair in pairs] == wanted.split()

@@ -203,7 +203,7 @@ def test_tasks_are_scheduled_by_the_pool_so_far(run):
 def test_flags_reach_their_stages(run):
     out = run("envisions", ITERS="1", REFINE_FROM="0", EXPLORE_FLAGS="--limit 6",
               REFINE_FLAGS="--limit 100", REWARD_FLAGS="--limit 200",
-              SELECT_FLAGS="--all-positives", TRAIN_FLAGS="--rank 4", EPOCHS="5", MIN_STEPS="0")
+              SELECT_FLAGS="--all-positives --stated", TRAIN_FLAGS="--rank 4", EPOCHS="5", MIN_STEPS="0")
     assert len(read(out, "iter0/tasks")) == TASKS and len(read(out, "iter0/explored")) == 6 * K0
     assert len(read(out, "iter0/refined")) == 100 and len(read(out, "iter0/rewarded")) == 200
     assert learned(out, 0) and not learned(out, 0, "refine")

@@ -66,7 +66,7 @@ def test_sampling_and_training_share_the_characters(tmp_path):
     """The prompt of a training row is the one that explore.py and refine.py make of the record."""
     records = [{**TASK, "iteration": 0, "candidate": k, "source": "explore", "program": program,
                 "reward": reward, "self_reward": -0.5} for k, (program, reward) in enumerate(
-                    [(CODE, 1), ("def solution():\n    return 5", 1),
+                    [(CODE, 1), ("def solution():\n    return 7 - 2", 1),
                      ("def solution():\n    return 6", 0)])]
     (tmp_path / "in").write_text("".join(map(envs.dump, records)))
     done = run_stage("select", "--in", tmp_path / "in", "--pool-out", tmp_path / "pool", "--out",

@@ -21,7 +21,8 @@ from nanoenvisions.web import Web
 
 SETTINGS = {"SETUP": "0", "ITERS": "2", "NUM_TRAIN": "12", "NUM_TEST": "6", "NUM_SAMPLES": "4",
             "MAX_NEW_TOKENS": "40", "EPOCHS": "1", "MIN_STEPS": "4", "LEARNING_RATE": "5e-4",
-            "TEMPERATURE": "1.0", "REFINE_FROM": "0", "OMP_NUM_THREADS": "1"}
+            "TEMPERATURE": "1.0", "REFINE_FROM": "0", "OMP_NUM_THREADS": "1",
+            "SELECT_FLAGS": "--reuse --n3 1 --stated"}  # the tiny model states numbers, no more
 
 
 @pytest.fixture(scope="module")

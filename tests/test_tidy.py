@@ -42,6 +42,10 @@ GOES = {  # name: (before, after)
                     "class A:\n    def f(self):\n        return 1\nanswer = A().f()"),
     "behind exit": ("print(5)\nraise SystemExit\n" + RETURN, "print(5)\nraise SystemExit"),
     "a function behind return": (function("return 1 + 1", "def f():", "    return 3"), RETURN),
+    # numbers times 1
+    "times one": (function("return 75 + 12 * 1"), function("return 75 + 12")),
+    "one times": (function("return 1 * (3 + 4) / 1"), function("return (3 + 4) / 1")),
+    "one times one": (function("return -(1 * 1) * 6 * 1"), function("return -1 * 6")),
     # unused
     "unused": (function("x = 5", "return 1 + 1"), RETURN),
     "unused chain": (function("x = 5", "y = x + 1", "return 1 + 1"), RETURN),
@@ -101,6 +105,9 @@ GOES = {  # name: (before, after)
 }
 
 STAYS = {
+    "a list times 1 is another": function("x = [2]", "y = x * 1", "y.append(3)", "return sum(x)"),
+    "a float": function("return 6 * 1.0"), "true": function("return 6 * True"), "two": function("return 6 * 2"),
+    "over 1": function("return 6 / 1"), "a list": function("return [6] * 1"),
     "plain": RETURN, "used": function("x = 5", "return x"), "self": function("x = 1", "x = x + 1", "return x"),
     "augmented": function("x = 1", "x += 1", "return x"),
     "import": "import math\n\n" + function("return math.sqrt(4)"),

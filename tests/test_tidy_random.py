@@ -7,7 +7,7 @@ import pytest
 from nanoenvisions.tidy import canonical, parse, tidy
 
 # N, O: names; D: digit; V: value; B: block; | starts a line, a space indents it.
-VALUES = ["D", "D", "N", "N", "N + O", "N * D", "N - O", "max(N, O)", "sum([N, D])", "math.floor(N)",
+VALUES = ["D", "D", "(D + D) * 1", "1 * D - N", "N", "N", "N + O", "N * D", "N - O", "max(N, O)", "sum([N, D])", "math.floor(N)",
           "(N if O > 2 else D)", "sum(i for i in range(D))", "[i + N for i in range(3)][1]",
           "int(f'{D}')", "first()"]
 ODD_VALUES = [
