@@ -3,14 +3,14 @@
 : "${ITERS:=6}"            # iterations
 : "${NUM_TRAIN:=240}"      # training tasks: many, since each has one right program
 : "${NUM_TEST:=64}"        # held-out tasks
-: "${NUM_SAMPLES:=4}"      # K, programs a task
+: "${NUM_SAMPLES:=6}"      # K, programs a task
 : "${NUM_SAMPLES_0:=12}"   # K in iteration 0: the base model is seldom right
 : "${MAX_NEW_TOKENS:=96}"  # longest program
 : "${EPOCHS:=2}"           # passes over the training rows
 : "${N1:=4}"               # most positives a task to learn from
-: "${ENOUGH:=0.4}"         # curriculum: share of a level to solve before the next is let in
+: "${ENOUGH:=0.3}"         # curriculum: share of a level to solve before the next is let in
 : "${FEW_SHOT:=0}"         # no examples after iteration 0: an adapter copied them
-: "${AGAIN:=0.3}"          # share of the solved tasks to explore again: the pool keeps the others
+: "${AGAIN:=0}"            # solved tasks are not explored again: the pool keeps the one program
 : "${TEMPERATURE:=1.0}"    # of sampling after iteration 0
 : "${MAKE_FLAGS=--guards}" # the reward wants every sentence as one line, in the task's own words
 # No refinement: a theory has one right program, so P+ never holds the second one that the article
