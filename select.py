@@ -246,8 +246,9 @@ def main(argv=None):
         else:
             rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
         pairs += preference_pairs(positives, negatives, args.num_pairs, args.far_pairs)
-    counts = pool_counts(lessons, kept, before, pool)
-    counts["stated"] = len(records) - len(lessons)
+    counts = {"tasks": len({record["id"] for record in records + pool}),
+              **pool_counts(lessons, kept, before, pool), "stated": len(records) - len(lessons)}
+    left_out = f", {counts['stated']:,} stated answers left out" * bool(counts["stated"])
     solve = sum(row["kind"] == "solve" for row in rows)
     # The rows come last: run.sh takes a file that exists for a stage that has finished.
     envs.add_metrics(args.metrics, {
@@ -259,12 +260,12 @@ def main(argv=None):
     if args.pairs:
         envs.write_whole(args.pairs, "".join(map(envs.dump, pairs)))
     if not rows:
-        envs.fail("no task is solved yet, so there is nothing to learn from (easier tasks, more "
-                  f"--num-samples, or a larger --model; the pool is in {args.pool_out})")
+        envs.fail(f"no task is solved yet{left_out}, so there is nothing to learn from (easier "
+                  f"tasks, more --num-samples, or a larger --model; the pool is in {args.pool_out})")
     envs.write_whole(args.out, "".join(map(envs.dump, rows)))
     envs.say(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now "
-             f"({counts['solved_new']} new), {counts['solved_pool']} in the pool of {len(pool):,}; "
-             f"{solve:,} solve + {len(rows) - solve:,} refine rows", out=args.out)
+             f"({counts['solved_new']} new{left_out}), {counts['solved_pool']} in the pool of "
+             f"{len(pool):,}; {solve:,} solve + {len(rows) - solve:,} refine rows", out=args.out)
 
 
 if __name__ == "__main__":

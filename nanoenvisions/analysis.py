@@ -37,7 +37,6 @@ def pool_counts(records, kept, before, pool) -> dict:
     wrong = mean(self_reward(record) for record in known if not record["reward"])
     seen = {record["id"] for record in kept}
     return {
-        "tasks": len(seen | {record["id"] for record in pool}),
         "solved_now": len(solved(kept)),
         "solved_new": len(solved(kept) - solved(before)),
         "solved_by_refinement": len(solved(rewrites) - explored),

@@ -42,6 +42,7 @@ FAULTS = {
     ("select.py", "test_lessons"): [
         ("stated numbers are learned", 'args.stated or not record["reward"]', "True", "states"),
         ("--stated does nothing", "args.stated or not", "not", "states"),
+        ("nothing says why", '* bool(counts["stated"])', "* False", "states"),
         ("stated numbers are solved", "pool_counts(lessons, kept", "pool_counts(records, records", "states")],
     ("envs.py", "test_lessons"): [
         ("a number times 1 is computed", "tidy.computes(self.tidy(record))", 'tidy.computes(record["program"])', "states")],

@@ -212,8 +212,8 @@ def start(python, model, out, **settings):
     return subprocess.run(["bash", "run.sh"], cwd=ROOT, text=True, stdout=subprocess.PIPE, timeout=300,
                           stderr=subprocess.STDOUT, env={
         **os.environ, "SETUP": "0", "PYTHON": python, "MODEL": model, "OUT": str(out), "OMP_NUM_THREADS": "1",
-        "NUM_SAMPLES": "6", "MAX_NEW_TOKENS": "24", "BITS": "32", "MIN_STEPS": "1", "EPOCHS": "1", "ITERS": "2", "SELECT_FLAGS": "--stated",
-        **settings})
+        "NUM_SAMPLES": "6", "MAX_NEW_TOKENS": "24", "BITS": "32", "MIN_STEPS": "1", "EPOCHS": "1", "ITERS": "2",
+        "SELECT_FLAGS": "--stated", **settings})
 
 
 @pytest.fixture
