@@ -261,7 +261,8 @@ def main(argv=None):
         envs.write_whole(args.pairs, "".join(map(envs.dump, pairs)))
     if not rows:
         envs.fail(f"no task is solved yet{left_out}, so there is nothing to learn from (easier "
-                  f"tasks, more --num-samples, or a larger --model; the pool is in {args.pool_out})")
+                  "tasks, more --num-samples, or a larger --model; the pool is in "
+                  f"{args.pool_out})")
     envs.write_whole(args.out, "".join(map(envs.dump, rows)))
     envs.say(f"select: {counts['solved_now']} of {counts['tasks']} tasks solved now "
              f"({counts['solved_new']} new{left_out}), {counts['solved_pool']} in the pool of "
