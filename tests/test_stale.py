@@ -67,12 +67,12 @@ def test_code_that_has_changed_is_said_and_redone(start):
 
 
 def test_what_follows_a_replaced_file_is_out_of_date(start):
-    (start.out / "explored.jsonl").write_text(explored("3 + 4 * 1"))
+    (start.out / "explored.jsonl").write_text(explored("3 + 2 + 2"))
     said = start()
     assert ": rewarded.jsonl, sft.jsonl (explored.jsonl has changed)" in said
     tasks = (start.out / "tasks.jsonl").stat().st_mtime_ns
     start("redo")
-    assert "3 + 4 * 1" in (start.out / "sft.jsonl").read_text()
+    assert "3 + 2 + 2" in (start.out / "sft.jsonl").read_text()
     assert (start.out / "tasks.jsonl").stat().st_mtime_ns == tasks and start() == ""
 
 
