@@ -13,7 +13,7 @@ from nanoenvisions.effects import (ANSWERS, BINDING, SCOPES, UNREACHED, Facts, b
 
 LONGEST = 20_000  # characters; longer programs stay as they are,
 DEEPEST = 20      # and so do those with more different indentations
-NUMBERS = ast.BinOp, ast.UnaryOp, ast.operator, ast.unaryop, ast.expr_context
+ARITHMETIC = ast.BinOp, ast.UnaryOp, ast.operator, ast.USub, ast.UAdd
 ROUNDS = 8        # what one round takes out may leave more to take out for the next
 
 
@@ -111,16 +111,18 @@ class OnceOnly(ast.NodeTransformer):
 
     def visit_BinOp(self, node):
         self.generic_visit(node)
-        if isinstance(node.op, ast.Mult):
+        if isinstance(node.op, ast.Mult) and is_arithmetic(node):
             for one, other in ((node.left, node.right), (node.right, node.left)):
-                if is_number(one) and one.value == 1 and type(one.value) is int and all(
-                        isinstance(part, NUMBERS) or is_number(part) for part in ast.walk(other)):
+                if getattr(one, "value", 0) == 1 and type(one.value) is int:
                     return other
         return node
 
 
-def is_number(node) -> bool:
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+def is_arithmetic(node) -> bool:
+    """Numbers, + - * / and the like alone. `not 3` is no number: times 1 it becomes one."""
+    return all(isinstance(part, ARITHMETIC)
+               or isinstance(part, ast.Constant) and type(part.value) in (int, float)
+               for part in ast.walk(node))
 
 
 def drop(scope, facts: Facts, end: set):

@@ -47,9 +47,10 @@ FAULTS = {
     ("envs.py", "test_lessons"): [
         ("a number times 1 is computed", "tidy.computes(self.tidy(record))", 'tidy.computes(record["program"])', "states")],
     ("nanoenvisions/tidy.py", "test_tidy"): [
-        ("anything times 1", "isinstance(part, NUMBERS) or is_number(part)", "True", "to_the_letter"),
-        ("times 1.0, too", "and type(one.value) is int and", "and", "to_the_letter"),
-        ("over 1, too", "if isinstance(node.op, ast.Mult)", "if True", "to_the_letter"),
+        ("anything times 1", " and is_arithmetic(node)", "", "to_the_letter"),
+        ("not 3 is a number", "ast.USub, ast.UAdd", "ast.unaryop", "to_the_letter"),
+        ("times 1.0, too", " and type(one.value) is int", "", "to_the_letter"),
+        ("over 1, too", "if isinstance(node.op, ast.Mult) and", "if", "to_the_letter"),
         ("one on the right only", "(node.left, node.right), (node.right, node.left)", "(node.right, node.left),",
          "does_nothing")],
     ("run.sh", "test_data"): [

@@ -4,8 +4,8 @@
     python tests/perfect_teacher.py --in tasks.jsonl --out teacher.jsonl
     METHOD=distill TEACHER_FILE=teacher.jsonl OUT=runs/distill bash run.sh
 
-The ceiling beside self-training on these problems (docs/RESULTS.md), for they come with the formula of
-their answer, which no stage reads. `--templates`: those that the tasks were made of.
+The ceiling beside self-training on these problems, for they come with the formula of their answer, which
+no stage reads. `--templates`: those that the tasks were made of.
 """
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_stage
 
 from nanoenvisions import collect, importers
 
@@ -274,8 +274,7 @@ def test_the_perfect_teacher_writes_the_formula_of_each_problem(tmp_path):
     candidates = tmp_path / "explored.jsonl"
     candidates.write_text("".join(envs.dump({
         **right[row["id"]], **row, "candidate": 0, "source": "explore", "iteration": 0, "logprob": -1.0}) for row in rows))
-    subprocess.run([sys.executable, "reward.py", "--in", candidates, "--out", tmp_path / "rewarded.jsonl"], cwd=ROOT,
-                   check=True)
+    assert run_stage("reward", "--in", candidates, "--out", tmp_path / "rewarded.jsonl").returncode == 0
     assert {row["outcome"] for row in envs.read_jsonl(tmp_path / "rewarded.jsonl")} == {"correct"}
     with pytest.raises(SystemExit, match="not of the template"):
         perfect_teacher.formula({"id": "x", "question": "Another?", "answer": 1}, {"texts": ["No {a}."], "answer": "a"})

@@ -108,6 +108,7 @@ STAYS = {
     "a list times 1 is another": function("x = [2]", "y = x * 1", "y.append(3)", "return sum(x)"),
     "a float": function("return 6 * 1.0"), "true": function("return 6 * True"), "two": function("return 6 * 2"),
     "over 1": function("return 6 / 1"), "a list": function("return [6] * 1"),
+    "a truth": function("return (not 3) * 1"),
     "plain": RETURN, "used": function("x = 5", "return x"), "self": function("x = 1", "x = x + 1", "return x"),
     "augmented": function("x = 1", "x += 1", "return x"),
     "import": "import math\n\n" + function("return math.sqrt(4)"),
