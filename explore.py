@@ -100,7 +100,7 @@ def parse_args(argv=None):
                         help="first do what --eval does with these tasks: the model is loaded once "
                              "for both; not if OUT is there already")
     parser.add_argument("--eval-limit", type=count, metavar="N",
-                        help="only the first N tasks of an evaluation (default: all)")
+                        help="only the first N tasks of an evaluation (default: --limit)")
     args = parser.parse_args(argv)
     teacher.check_arguments(args)
     args.greedy |= args.eval
@@ -116,7 +116,7 @@ def evaluation(args):
     tasks, out = args.also_eval
     changed = dict(inputs=[tasks], out=out, also_eval=None, eval=True, greedy=True, num_samples=1,
                    temperature=0.0, rescore=False, teacher_url=None, teacher_file=None,
-                   limit=args.eval_limit)
+                   limit=args.eval_limit or args.limit)
     return argparse.Namespace(**{**vars(args), **changed})
 
 

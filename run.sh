@@ -35,7 +35,8 @@ setting MODEL         ""          text    # hub name or folder; empty: the SmolL
 setting SEED          0           whole   # of tasks, sampling and training
 setting METHODS       ""          names   # several to compare: "envisions rft star"; and/or
 setting SEEDS         ""          wholes  # "0 1 2": runs in $OUT/METHOD/seed0 ..., one table
-setting OUT           runs/$ENV   text    # folder of the run; other settings need another one
+setting OUT "runs/$ENV$([ -z "$METHODS$SEEDS" ] || echo -compare)" text # folder of the run, or
+                                          # of these runs; other settings need another one
 setting PYTHON        python3     text    # 3.11 or newer; it makes .venv
 setting SETUP         1           "0|1"   # 0: no .venv, PYTHON is used as it is
 setting RANKS "$(gpus)"           count   # processes that share a stage's work: the number of GPUs
@@ -57,8 +58,8 @@ setting BUDGET        plain       "plain|equal" # equal: where envisions samples
                                           # rewrites K, a METHOD without refinement samples 2 K
 setting MOST_TASKS    0           whole   # an iteration explores so many: those not explored for
                                           # longest, seldom solved ones first; 0: all
-setting TEMPERATURE_0 0.8         number  # in iteration 0: a small base model drowns in noise above
-setting TEMPERATURE   1.0         number  # later: a trained model finds little new below 1
+setting TEMPERATURE_0 0.8         heat    # in iteration 0: a small base model drowns in noise above
+setting TEMPERATURE   1.0         heat    # later: a trained model finds little new below 1
 setting MAX_NEW_TOKENS 96         count   # longest program
 setting FEW_SHOT      0           share   # of an unsolved task's samples that keep their examples
 setting AGAIN         1           share   # of the solved tasks that are explored again
@@ -79,16 +80,17 @@ setting PAIRS         2           count   # most pairs a task, for either
 setting BITS          4           "4|16|32" # 4: QLoRA; 16: bfloat16; 32: float32
 setting EPOCHS        2           count   # passes over the training rows
 setting MIN_STEPS     40          whole   # fewest optimiser steps: few rows get more passes
-setting STEPS         0           whole   # exactly so many steps; 0: by EPOCHS and MIN_STEPS
+setting STEPS         0           whole   # exactly so many steps, half of them for pairs where they
+                                          # are trained on; 0: by EPOCHS and MIN_STEPS
 setting LEARNING_RATE "$([ -z "$MODEL" ] && echo 1e-3 || echo 2e-4)" rate # 135M: 1e-3, 7B: 1e-4
 setting MAKE_FLAGS    ""          text    # more flags: python envs.py make --env ENV --help
 setting EXPLORE_FLAGS ""          text    # python explore.py --help, e.g. "--top-p 0.9 --slots 64"
-setting REFINE_FLAGS  "${EXPLORE_FLAGS/--plain}" text # python refine.py --help, e.g. "--rescore"
+setting REFINE_FLAGS  "$(refine_flags)" text # python refine.py --help, e.g. "--rescore"
 setting REWARD_FLAGS  ""          text    # python reward.py --help, e.g. "--timeout 5"
 setting SELECT_FLAGS  ""          text    # python select.py --help
 setting TRAIN_FLAGS   ""          text    # python train.py --help, e.g. "--rank 32"
 export RUN_SH_SETTINGS="${names[*]}"
-[[ -z "$METHODS$SEEDS" || $# != 0 ]] || sweep  # several runs, each by a run.sh of its own
+[[ -z "$METHODS$SEEDS" || -n "${*#check}" ]] || sweep "$@"  # several runs, each by a run.sh
 
 method  # its flags stand behind those of the settings, so that they win
 data_fits

@@ -168,12 +168,14 @@ def last_evaluation(run) -> int:
 
 
 def unfinished(runs) -> list[dict]:
-    """Those that ended early: with a stage after the last evaluation, or earlier than the others.
+    """Those that ended early: with a stage after the last evaluation, or earlier than other seeds.
 
     A finished run ends with an evaluation and nothing else in its iteration.
     """
-    last = max(map(last_evaluation, runs))
-    return [run for run in runs if last_evaluation(run) < last or last == -1
+    last = {}
+    for run in runs:
+        last[alike(run)] = max(last.get(alike(run), 0), last_evaluation(run))
+    return [run for run in runs if last_evaluation(run) < last[alike(run)]
             or set(run["iterations"][max(run["iterations"])]) - {"eval", "eval-explore"}]
 
 

@@ -11,6 +11,7 @@ method() {
   refine=1 explore_how=() select_how=() rescore=() pair_loss="" judge="" teacher=()
   [ -z "$TEACHER_URL" ] || teacher=(--teacher-url "$TEACHER_URL" --teacher-model "$TEACHER_MODEL"
                                     --teacher-limit "$TEACHER_LIMIT")
+  [[ -z "$TEACHER_MODEL" || -n "$TEACHER_URL" ]] || die "TEACHER_MODEL needs TEACHER_URL, too"
   [ -z "$TEACHER_FILE" ] || teacher+=(--teacher-file "$TEACHER_FILE")
   case "$METHOD" in
     envisions) ;;
@@ -30,17 +31,22 @@ method() {
       [ ${#teacher[@]} != 0 ] || die "METHOD=distill needs TEACHER_FILE, or TEACHER_URL with" \
                                      "TEACHER_MODEL" ;;
     no-refine)    refine=0 ;;                                # and the ablations of the article
-    no-pool)      select_how=(--rows-from now) ;;
+    no-pool)      AGAIN=1 select_how=(--rows-from now) ;;    # it has only what it explores
     no-mistakes)  select_how=(--n2 0 --n3 0) ;;
     no-ranking)   select_how=(--rank random) ;;
     *) die "METHOD=$METHOD is unknown" \
            "(envisions, star, rft, sft-dpo, self-rewarding, distill, no-refine, no-pool," \
            "no-mistakes or no-ranking)" ;;
   esac
+  [ "$BUDGET" = plain ] || AGAIN=1  # the same number of tasks for all
   [ "$RESCORE" = 0 ] || rescore=(--rescore)
   [ "$NEGATIVES" = repair ] || pair_loss=unlikelihood
   if [ "$LOSS" = dpo ]; then
     [ -z "$pair_loss" ] || die "LOSS=dpo and NEGATIVES=unlikelihood: choose one of them"
     pair_loss=dpo
   fi
+  [[ -z "$pair_loss" || "$METHOD$BUDGET" != starplain ]] ||
+    die "METHOD=star samples one program a task: there are no pairs for LOSS or NEGATIVES"
+  [[ -z "$pair_loss" || "$STEPS" != 1 ]] ||
+    die "STEPS=1 has no step for pairs (half of STEPS are for the rows, half for the pairs)"
 }

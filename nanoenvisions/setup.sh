@@ -7,7 +7,7 @@ die() { echo "run.sh: $*" >&2; exit 1; }
 # Checked before anything is written, so that a typo leaves nothing behind.
 names=()
 setting() {
-  local value="${!1-$2}" valid words digits='[0-9]+\.?[0-9]*|\.[0-9]+'
+  local value="${!1-$2}" valid words
   local name='[A-Za-z][A-Za-z0-9_-]*' whole='(0|[1-9][0-9]{0,8})' gap='[[:space:]]'
   local positive='0*\.0*[1-9][0-9]*|0*[1-9][0-9]*(\.[0-9]*)?'
   [ "$3" = text ] || value="${value:-$2}"  # an empty text is a value: it takes a default away
@@ -19,7 +19,7 @@ setting() {
     whole)  valid="$whole"                      words="a whole number from 0 on" ;;
     count)  valid='[1-9][0-9]{0,8}'             words="a whole number from 1 on" ;;
     amount) valid='[1-9][0-9]{0,8}|all'         words="a whole number from 1 on, or all" ;;
-    number) valid="$digits"                     words="a number from 0 on" ;;
+    heat)   valid='[0-9]{1,2}(\.[0-9]*)?|100|\.[0-9]+'  words="a number from 0 to 100" ;;
     share)  valid='0?\.[0-9]+|[01]\.0*|[01]'    words="a number from 0 to 1" ;;
     rate)   valid="($positive)([eE]-?[0-9]+)?"  words="a number above 0, such as 2e-4" ;;
     *)      valid="$3"                          words="one of ${3//|/, }" ;;
@@ -40,8 +40,10 @@ gpus() {
 
 # preset: the settings of data/$PRESET.sh, which come before those of the environment
 preset() {
-  [[ "$PRESET" = */* || ! -e "data/$PRESET.sh" ]] && die "PRESET=$PRESET is unknown ($(
-    cd data; grep -l "PRESET=" *.sh | sed 's/[.]sh$//' | paste -sd ' '))"
+  local known
+  known="$(cd data; grep -l "PRESET=" *.sh | sed 's/[.]sh$//' | paste -sd ' ')"
+  [[ " $known " = *" $PRESET "* ]] || die "PRESET=$PRESET is unknown ($known)"
+  [ "${QUICK:-0}" = 0 ] || die "PRESET=$PRESET and QUICK=$QUICK: choose one of them"
   . "data/$PRESET.sh"
 }
 
@@ -55,12 +57,34 @@ paths_from() {
 
 # seen_from FOLDER "a.csv:FORMAT,b.json": the same, with paths as seen from the repository
 seen_from() {
-  local one list=""
-  for one in ${2//,/ }; do
-    [ ! -e "$1/${one%%:*}" ] || one="$1/$one"
+  local one list="" parts
+  cut_at_commas "$2" "$1/"
+  for one in "${parts[@]}"; do
+    [[ ! -e "$1/$one" && ! -e "$1/${one%:*}" ]] || one="$1/$one"
     list+="${list:+,}$one"
   done
   printf %s "$list"
+}
+
+# cut_at_commas LIST [FOLDER/]: sets parts, each "a.csv" or "a.csv:FORMAT"; a name that is there may
+# have a comma in it
+cut_at_commas() {
+  parts=(${1:+"$1"})
+  [[ -z "$1" || -e "${2:-}$1" || -e "${2:-}${1%:*}" ]] || IFS=, read -ra parts <<< "$1"
+}
+
+# refine_flags: EXPLORE_FLAGS without what explore.py alone knows
+refine_flags() {
+  local one flags=() skip=0
+  for one in $EXPLORE_FLAGS; do
+    case "$skip $one" in
+      1*) skip=0 ;;
+      *" --plain" | *" --greedy" | *" --teacher-"*=* | *" --eval-limit="* | *" --num-samples="*) ;;
+      *" --teacher-"* | *" --eval-limit" | *" --num-samples") skip=1 ;;
+      *) flags+=("$one") ;;
+    esac
+  done
+  echo "${flags[*]}"
 }
 
 # data_fits: dies unless DATA, TEST and their numbers go together
@@ -70,6 +94,16 @@ data_fits() {
   [[ "$NUM_TEST_ENDS" = all || "$NUM_TEST" != all && "$NUM_TEST_ENDS" -ge "$NUM_TEST" ]] ||
     die "NUM_TEST_ENDS=$NUM_TEST_ENDS is less than NUM_TEST=$NUM_TEST"
   [[ -n "$DATA" || -z "$TEST" ]] || die "TEST=$TEST needs DATA, too (the tasks to learn from)"
+  [[ -n "$DATA" || "$EXAMPLES $HOLD_OUT" = "expression 0.2" ]] ||
+    die "EXAMPLES and HOLD_OUT are for DATA only"
+  local one parts
+  for one in "$DATA" "$TEST"; do
+    cut_at_commas "$one"
+    for one in "${parts[@]}"; do
+      [[ "$one" = hub:* || -e "$one" || -e "${one%:*}" ]] ||
+        die "DATA or TEST names $one: there is no such file"
+    done
+  done
 }
 
 # takes NAME SCRIPT FLAGS...: dies if the script would refuse these flags, which setting NAME holds
@@ -230,7 +264,7 @@ hash() {
 
 # made OUTPUT SCRIPT FLAGS...: notes what a stage that has ended read: see nanoenvisions/stale.py
 made() {
-  local output="$1" script="$2" last="" one code read=""; shift 2
+  local output="$1" script="$2" last="" one code read="" parts; shift 2
   local outputs=("$output")
   code="$(sed -n "s/^$script //p" "$OUT/code")"
   for one in "$@"; do
@@ -239,6 +273,12 @@ made() {
       "--out "* | "--metrics "* | "--pool-out "* | *" $output") ;;
       "--pairs "*) [ "$script" = select.py ] || read+=$'\t'"${one#"$OUT/"} $(hash "$one")" ;;
       *" $OUT/"*) read+=$'\t'"${one#"$OUT/"} $(hash "$one")" ;;
+      "import "* | "--test "* | "--teacher-file "*)  # the user's own files
+        cut_at_commas "$one"
+        for one in "${parts[@]}"; do
+          [ -f "$one" ] || one="${one%:*}"
+          [ ! -f "$one" ] || read+=$'\t'"$(realpath "$one") $(hash "$one")"
+        done ;;
     esac
     last="$one"
   done

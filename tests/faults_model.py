@@ -182,7 +182,7 @@ FAULTS = {
         ("rft heeds N1", "AGAIN=1 select_how=(--rows-from now --all-positives)",
          "AGAIN=1 select_how=(--rows-from now --n2 0)", "rft_learns"),
         ("no-refine refines", "no-refine)    refine=0 ;;", "no-refine) ;;", "no_refine_only"),
-        ("no-pool has one", "no-pool)      select_how=(--rows-from now)", "no-pool) :",
+        ("no-pool has one", "no-pool)      AGAIN=1 select_how=(--rows-from now)", "no-pool) :",
          "no_pool_explores"),
         ("no-mistakes has some", "no-mistakes)  select_how=(--n2 0 --n3 0)",
          "no-mistakes)  select_how=()", "no_mistakes"),
@@ -193,6 +193,9 @@ FAULTS = {
         ("no method is looked at before", "|| exit 1", "|| true", "before_anything"),
         ("the keyboard stops one run alone", "trap 'exit 130' INT", "trap : INT", "by_the_keyboard")],
     ("data/runs.py", "test_report"): [
+        ("the longest run alone is finished", "last_evaluation(run) < last[alike(run)]",
+         "last_evaluation(run) < max(last.values())", "fewer_iterations"),
+        ("one that lags behind is finished", "last_evaluation(run) < last[alike(run)]", "last_evaluation(run) < 0", "not_counted"),
         ("the interval's end at 0", "z * z / (4 * num * num)", "0", "wilsons"),
         ("what a METHOD sets is in its name", "None if name in ALWAYS else method", "None",
          "named_by"),

@@ -20,6 +20,15 @@ FAULTS = {
         ("any Python will do", "sys.version_info < (3, 11)", "sys.version_info < (3, 1)", "before_it_writes")],
     ("nanoenvisions/setup.sh", "test_run"): [
         ("all tests are run with those named", "all=()", ":", "named")],
+    ("nanoenvisions/setup.sh", "test_settings"): [
+        ("a name with a space is two", "IFS=, read -ra", "read -ra", "spaces_and"),
+        ("a comma is never in a name", '[[ -z "$1" || -e "${2:-}$1" ||', '[[ -z "$1" ||', "spaces_and"),
+        ("the user's own files are not noted", '"import "* | "--test "* |', '"--test "* |', "own_files"),
+        ("the value of a left out flag stays", '" --eval-limit" | *" --num-samples") skip=1', '" --eval-limit" | *" --num-samples")',
+         "that_it_knows")],
+    ("nanoenvisions/methods.sh", "test_settings"): [
+        ("no-pool forgets what is solved", "no-pool)      AGAIN=1 ", "no-pool)      ", "explores_solved"),
+        ("an equal budget is not", '[ "$BUDGET" = plain ] || AGAIN=1', ":", "equally_many")],
     ("nanoenvisions/setup.sh", "test_spare"): [
         ("the last stage makes a Python ready", '[ "$t" = "$ITERS" ] || spare', "spare", "left_over"),
         ("none is ever made ready", '[ "$t" = "$ITERS" ] || spare', ":", "second_stage"),

@@ -240,6 +240,14 @@ def test_an_unfinished_run_is_named_and_not_counted(tmp_path):
         == ["seed1", "seed2"]
 
 
+def test_a_method_with_fewer_iterations_is_finished_too(tmp_path):
+    make_run(tmp_path / "long", (40, 0.5))
+    short = make_run(tmp_path / "short", METHOD="distill")  # one iteration, the other has two
+    write(short / "metrics.jsonl", [*rows(0), *rows(1, finished=False)])
+    runs = read_runs([tmp_path])
+    assert "unfinished" not in comparison_notes(runs) and [row[1] for row in comparison(runs)[1:]] == [1, 1]
+
+
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b")
