@@ -90,10 +90,24 @@ def superior_trajectories(records, r=None) -> list[dict]:
     explored, refined = {}, {}
     for record in records:
         side = refined if record["source"] == "refine" else explored
-        side[record["id"], record["iteration"], record["candidate"]] = record
+        side[place(record)] = record
     # A rewrite whose draft is not in the file stands for itself.
     return ([superior(record, refined.get(key), r) for key, record in explored.items()]
             + [record for key, record in refined.items() if key not in explored])
+
+
+def place(record: dict) -> tuple:
+    """What a draft and its rewrite have in common."""
+    return record["id"], record["iteration"], record["candidate"]
+
+
+def lessons_of(records) -> tuple[list[dict], int]:
+    """Without right programs that state their answer, and what rewrites made wrong of such a
+    draft; and how many state it."""
+    stated = {(record["source"], *place(record)) for record in records
+              if record["reward"] and not envs.ENVS[record["env"]].teaches(record)}
+    return [record for record in records if (record["source"], *place(record)) not in stated
+            and (record["reward"] or ("explore", *place(record)) not in stated)], len(stated)
 
 
 # ------------------------------------------------------------------------------ Candidate pool --
@@ -229,9 +243,9 @@ def main(argv=None):
         records = [record for record in records if record["source"] != "refine"]
         if not records:
             envs.fail(f"{args.inputs[0]}: nothing but rewrites (leave --refined drop away)")
-    lessons = [record for record in records if args.stated or not record["reward"]
-               or envs.ENVS[record["env"]].teaches(record)]
-    before = envs.read_jsonl(args.pool, ("id", "env", "program", "reward"), allow_empty=True,
+    lessons, stated = (records, 0) if args.stated else lessons_of(records)
+    fields = ("id", "env", "question", "program", "reward")
+    before = envs.read_jsonl(args.pool, fields, allow_empty=True,
                              check=envs.unknown_env) if args.pool else []
     # Without r, chance decides between two right programs as well.
     coin = random.Random(args.seed)
@@ -247,8 +261,8 @@ def main(argv=None):
             rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
         pairs += preference_pairs(positives, negatives, args.num_pairs, args.far_pairs)
     counts = {"tasks": len({record["id"] for record in records + pool}),
-              **pool_counts(lessons, kept, before, pool), "stated": len(records) - len(lessons)}
-    left_out = f", {counts['stated']:,} stated answers left out" * bool(counts["stated"])
+              **pool_counts(lessons, kept, before, pool), "stated": stated}
+    left_out = f", {stated:,} stated answers left out" * bool(stated)
     solve = sum(row["kind"] == "solve" for row in rows)
     # The rows come last: run.sh takes a file that exists for a stage that has finished.
     envs.add_metrics(args.metrics, {

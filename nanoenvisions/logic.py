@@ -9,10 +9,9 @@ begins a comment:
     if something is cold then it is smart        Cold($x, True) >>> Smart($x, True)
     Bob is smart?                                Smart(Bob, True)              under Query:
 
-The left one keeps the words of the English in their order, which a small model copies best, and
-lines may be numbered, as those of the generated tasks are. Names are taken as they are written:
-Bears and bear are two things; only a, an and the are dropped. A fact with a variable holds for
-everything that the program names (not with guards).
+The left one keeps the words of the English in their order, which a small model copies best; lines
+may be numbered. Names are taken as they are written: Bears and bear are two things; only a, an and
+the are dropped. A fact with a variable holds for all that the program names (not with guards).
 
 May import environment, theories and records.
 """
@@ -26,7 +25,7 @@ import re
 
 from nanoenvisions.environment import REQUIRED, Environment, parse_program
 from nanoenvisions.records import fail
-from nanoenvisions.theories import LEVELS, examples_of, logic_task, numbered, words_for
+from nanoenvisions.theories import LEVELS, examples_of, logic_task, numbered, people_of, words_for
 
 LONGEST_LINE = 500        # characters: a sentence; the patterns below take the square of it
 LONGEST_PROGRAM = 10_000
@@ -163,10 +162,8 @@ def consequences(statements: list, questions: list, semantics: str) -> set:
 
 
 def answer_questions(statements: list, questions: list, semantics: str) -> list[str]:
-    """owa: what neither follows nor is refuted is Unknown; cwa, pronto: it is False.
-
-    Contradictions are errors.
-    """
+    """owa: what neither follows nor is refuted is Unknown; cwa, pronto: it is False. Contradictions
+    are errors."""
     known, answers = consequences(statements, questions, semantics), []
     for literal in questions:
         opposite = (not literal[0], *literal[1:])
@@ -184,12 +181,11 @@ def solve(program: str, semantics: str) -> list[str]:
 
 
 # --------------------------------------------------------------------------------- The guards --
-# Wrong programs can give right answers, and a model finds every way: it calls all things by other
-# names, always the same ones; it asks an easier question; it leaves conditions out, or moves them
-# to the conclusion. So with guards each sentence must have its line, of the same form, with the
-# same words, in the order of the English, each in one spelling (to the solver Cold and cold are
-# two). What follows from them is left to the solver. The English is that of theories.py: subjects
-# stand first, and a later word with "the" or a capital is an object, so like(X, cat) is not cat(X).
+# Wrong programs can give right answers, and a model finds every way: other names for all things, an
+# easier question, conditions left out or moved to the conclusion. So with guards each sentence has
+# its line, of the same form, with the same words, in the order of the English, each in one spelling
+# (to the solver Cold and cold are two). What follows is left to the solver. The English is that of
+# theories.py: a later word with "the" or a capital is an object, so like(X, cat) is not cat(X).
 
 RULE_WORDS = set("all each every everything if something things whatever".split())
 FILLERS = RULE_WORDS | set("a an and are does is it know that the then we".split())
@@ -302,15 +298,15 @@ class Logic(Environment):
         if not (low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high) <= max(LEVELS)):
             fail(f"--levels {args.levels}: not a range of levels from 1 to {max(LEVELS)} "
                  "(write 1-4, or 3)")
-        given = (args.facts, args.rules, args.depth, args.questions_per_task)
+        given = args.facts, args.rules, args.depth, args.questions_per_task
         words = words_for(examples=False)
-        words["people"] = args.names.split(",") if args.names else words["people"]
+        words["people"] = people_of(args.names) if args.names else words["people"]
         levels, tasks, used = range(int(low), int(high) + 1), [], set()
         for number in range(args.num):
             level = levels[number % len(levels)]
             turn = number // len(levels) % len(LEVELS[level])
-            size = [usual if own is None else own for own, usual in zip(given, LEVELS[level][turn])]
-            facts, rules, depth, count = size
+            facts, rules, depth, count = size = [
+                usual if own is None else own for own, usual in zip(given, LEVELS[level][turn])]
             if not (1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8
                     and 1 <= count <= 8 and len(words["people"]) >= 3):
                 fail(f"no theory of {facts} facts, {rules} rules, depth {depth}, {count} questions "
@@ -325,8 +321,8 @@ class Logic(Environment):
                      f"{count} questions after {number} tasks (ask for fewer tasks or questions, "
                      "or a larger size)")
             used.add(made["question"])
-            group = f"level {level}" if given[:3] == (None, None, None) \
-                else f"{facts} facts, {rules} rules, depth {depth}"
+            own = f"{facts} facts, {rules} rules, depth {depth}"
+            group = own if any(part is not None for part in given[:3]) else f"level {level}"
             tasks.append({"id": f"logic/{args.semantics}/{args.split}/s{args.seed}/{number:04d}",
                           "env": "logic", "question": made["question"], "answer": made["answer"],
                           "level": level, "size": size, "semantics": args.semantics,
@@ -340,12 +336,21 @@ class Logic(Environment):
 
     def asked(self, text) -> dict:
         """Sentences, as the tasks number them, the questions last."""
-        plain = re.sub(r"(^|\s)\d+\.\s+", r"\1", text)
-        lines = [line.strip() for line in re.split(r"(?<=[.?!])\s+|\n", plain) if line.strip()]
+        text = re.sub(r"(^|\s)\d+\.\s+", r"\1", text)
+        lines = [line.strip() for line in re.split(r"(?<=[.?!])\s+|\n", text) if line.strip()]
         lines.sort(key=lambda line: line.endswith("?"))
         if not lines or not lines[-1].endswith("?"):
             fail("--ask: no question in it (end a sentence with a question mark: Bob is red?)")
         return {"question": numbered(lines)}
+
+    def complaint(self, task: dict) -> str | None:
+        semantics = task.get("semantics", "owa")
+        known = ["True", "False", "Unknown"][:3 if semantics == "owa" else 2]
+        if semantics not in ("owa", "cwa", "pronto"):
+            return f'"semantics" is {semantics!r:.60} (it must be owa, cwa or pronto)'
+        if not {*str(task["answer"]).split(", ")} <= {*known}:
+            return f'"answer" is {task["answer"]!r:.60} ({semantics} knows {", ".join(known)})'
+        return super().complaint(task)
 
     def tidy(self, record: dict) -> str:
         """Without a line that has been said before, to the letter, if it says nothing new."""
@@ -381,5 +386,15 @@ def meaning(program: str) -> str:
         statements, questions = read_program(program)
     except ValueError:
         return " ".join(program.split())
-    statements = dict.fromkeys((tuple(body), tuple(heads)) for body, heads in statements)
-    return "\n".join([*sorted(map(repr, statements)), *map(repr, questions)])
+    return "\n".join([*sorted({in_one_form(*one) for one in statements}), *map(repr, questions)])
+
+
+def in_one_form(body: list, heads: list) -> str:
+    """A statement, whatever its variables are called and in whatever order conditions stand."""
+    names = {}
+
+    def renamed(literal, called=names.setdefault):
+        return *literal[:2], *(called(name.strip("$ "), f"${len(names)}") if is_variable(name)
+                               else name for name in literal[2:])
+    body = sorted(body, key=lambda literal: renamed(literal, lambda *_: "$"))
+    return repr((sorted(map(renamed, body)), list(map(renamed, heads))))

@@ -24,7 +24,7 @@ WRITTEN_BY = {"question": "envs.py", "answer": "envs.py", "program": "explore.py
 
 def is_number(value) -> bool:
     """A finite one: 1 and 0.5 are, True, "1" and nan are not."""
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 # What a field must be, wherever it is: (in words, test)
@@ -32,10 +32,11 @@ TEXT = ("a string", lambda value: isinstance(value, str))
 COUNT = ("a whole number from 0 on", lambda value: type(value) is int and value >= 0)
 NUMBER = ("a finite number", is_number)
 FIELD_RULES = {"id": TEXT, "env": TEXT, "question": TEXT, "program": TEXT, "reference": TEXT,
-               "source": TEXT, "prompt": TEXT, "completion": TEXT, "chosen": TEXT,
+               "prompt": TEXT, "completion": TEXT, "chosen": TEXT,
                "rejected": TEXT, "iteration": COUNT,
                "candidate": COUNT, "tokens": COUNT, "logprob": NUMBER, "self_reward": NUMBER,
                "level": NUMBER,
+               "source": ("explore or refine", lambda value: value in ("explore", "refine")),
                "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}
 OPTIONAL = ("logprob", "self_reward", "tokens")  # may be null: programs come from elsewhere, too
 

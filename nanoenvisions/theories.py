@@ -1,13 +1,16 @@
 """Theories: random facts, rules and questions in English, for the logic environment.
 
-May import the standard library only. Who asks for a theory gives the solver, `solve`, along: what
+May import records. Who asks for a theory gives the solver, `solve`, along: what
 the answers are is not this file's business.
 """
 from __future__ import annotations
 
 import functools
 import random
+import re
 from collections.abc import Callable
+
+from nanoenvisions.records import fail
 
 # Words of the generated tasks. The first third of each list is for the few-shot examples alone:
 # what an example names is then never what the task names, so nothing copied is right by luck.
@@ -43,6 +46,18 @@ def words_for(examples: bool) -> dict:
     """The words of the few-shot examples, or those of the tasks."""
     return {key: words[:len(words) // 3] if examples else words[len(words) // 3:]
             for key, words in LOGIC_WORDS.items()}
+
+
+def people_of(names: str) -> list[str]:
+    """--names: each a word of its own, which programs and guards can tell from all others."""
+    people = [name.strip() for name in names.split(",")]
+    known = {*"a an the it all each every everything something we x y z".split(),
+             *(word.lower() for words in LOGIC_WORDS.values() for word in map(str, words))}
+    for name in people:
+        if not re.fullmatch(r"[^\W\d_]+", name) or name.lower() in known or people.count(name) > 1:
+            fail(f"--names: {name!r} is no name here (single words of letters, each once, and none "
+                 "that theories use)")
+    return people
 
 
 # ------------------------------------------------------------------------------------ English --

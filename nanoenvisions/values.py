@@ -198,11 +198,13 @@ def number(text: str) -> float | None:
 
 
 def equal(stated: str, answer: str) -> bool:
-    """|stated - y| <= max(t, 1e-9 |y|), where t = 1e-3, or 5e-3 if y is rounded to two decimals.
+    """|stated - y| <= max(t, 1e-9 |y|), where t = 5e-3 if y is rounded to two decimals, else 1e-3,
+    and of an answer below 0.1, but for 0 itself, no more than a hundredth.
 
     A whole number is never off by one, as long as floats can tell it from its neighbours.
 
-    equal("42.0004", "42") and equal("3.333", "3.33"), not equal("48325", "48320")
+    equal("42.0004", "42") and equal("3.333", "3.33"), not equal("48325", "48320"), nor
+    equal("0", "0.0008")
     """
     value, gold = number(stated), number(answer)
     if value is None or gold is None:
@@ -210,5 +212,7 @@ def equal(stated: str, answer: str) -> bool:
     if value.is_integer() and gold.is_integer() and abs(gold) < 2 ** 53:
         return value == gold
     tolerance = 5e-3 if re.search(r"\.\d\d\D*$", answer) else 1e-3
+    if tolerance < 5e-3 and gold:
+        tolerance = min(tolerance, abs(gold) / 100)
     most = max(tolerance, 1e-9 * abs(gold))
     return abs(value - gold) <= most * (1 + 1e-6)  # rounding: 0.13 - 0.125 is a bit above 0.005

@@ -348,6 +348,7 @@ FAULTS = {
         ("one in a thousand off is right", "1e-9 * abs(gold)", "1e-3 * abs(gold)", "equal"),
         ("one off is right", "gold.is_integer() and abs", "False and abs", "equal"),
         ("two decimals are exact", "5e-3 if re", "1e-3 if re", "equal"),
+        ("0 is near to all that is small", "if tolerance < 5e-3 and gold:", "if False:", "equal"),
         ("a negative whole number may be off", "abs(gold) < 2 ** 53", "0 < gold < 2 ** 53",
          "equal"),
         ("a class says what it is worth", "value = int.__add__(value, 0)", "pass", "plain"),

@@ -65,6 +65,21 @@ FAULTS = {
         ("fences are kept", '"program": parse_program(text)', '"program": text', "become_candidates"),
         ("a file by id alone", 'or given.get(("question", task["question"]))', "", "id_or_question"),
         ("more than K of a file", "if k < len(programs_of(given, task))]", "]", "id_or_question")],
+    ("select.py", "test_drafts"): [
+        ("what was made wrong of a stated answer is a mistake",
+         'and (record["reward"] or ("explore", *place(record)) not in stated)]', "]", "no_mistake"),
+        ("a right rewrite of a stated answer is none", 'and (record["reward"] or (', "and ((", "no_mistake"),
+        ("the pool needs no questions", '("id", "env", "question", "program", "reward")',
+         '("id", "env", "program", "reward")', "without_questions")],
+    ("nanoenvisions/logic.py", "test_logic_records"): [
+        ("a variable's name is another rule", 'f"${len(names)}") if is_variable(name)', 'f"${len(names)}") if False', "one_whatever"),
+        ("all variables are one", 'called(name.strip("$ "), f"${len(names)}")', '"$"', "one_whatever"),
+        ("conditions stand in an order", "lambda literal: renamed(literal, lambda *_: \"$\")", "lambda literal: 0", "one_whatever"),
+        ("any answer will do", "if not {*str(task", "if 0 and {*str(task", "nothing_can_answer"),
+        ("the closed world has unknowns", '[:3 if semantics == "owa" else 2]', "", "nothing_can_answer")],
+    ("nanoenvisions/theories.py", "test_logic"): [
+        ("a name may be one that theories use", "or name.lower() in known", "", "sizes_names"),
+        ("two people may have one name", "or people.count(name) > 1", "", "sizes_names")],
     ("run.sh", "test_other_methods"): [
         ("the teacher stays", '  [ "$METHOD" = distill ] || teacher=()\n', "", "begin_with"),
         ("pairs are not trained on", '"${train_pairs[@]}"', "", "sft_dpo")],

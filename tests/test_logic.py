@@ -304,6 +304,11 @@ def test_sizes_names_levels_and_guards_are_arguments():
     for flags in (["--levels", "0-3"], ["--depth", "3", "--rules", "2"], ["--names", "Zoe,Yan"]):
         with pytest.raises(SystemExit, match="level|theory"):
             make(*flags)
+    for names, wrong in (("O'Neil,Bo,Al", "O'Neil"), ("Mary Ann,Bo,Al", "Mary Ann"), ("X,Y,Z", "X"), ("Bo,Al,,Jo", ""),
+                         ("The,Bo,Al", "The"), ("Bo,Al,Bo", "Bo"), ("Tiger,Bo,Al", "Tiger"), ("It,Bo,Al", "It")):
+        with pytest.raises(SystemExit, match=f"--names: '{wrong}' is no name here|--names: \"{wrong}\" is"):
+            make("--names", names)
+    assert make("--names", "Zoë,Ōno,Li", "--guards", num=4)
 
 
 @pytest.mark.parametrize("semantics", ["owa", "cwa", "pronto"])
