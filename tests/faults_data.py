@@ -40,9 +40,9 @@ FAULTS = {
          "numbers_of_mawps"),
         ("the hub's split ignored", 'split=split or "train"', 'split="train"', "the_hub_s_way")],
     ("select.py", "test_lessons"): [
-        ("stated numbers are learned", 'args.stated or not record["reward"]', "True", "states"),
-        ("--stated does nothing", "args.stated or not", "not", "states"),
-        ("nothing says why", '* bool(counts["stated"])', "* False", "states"),
+        ("stated numbers are learned", 'if args.stated else lessons_of(records)', "if True else None", "states"),
+        ("--stated does nothing", '(records, 0) if args.stated else', "", "states"),
+        ("nothing says why", '* bool(stated)', "* False", "states"),
         ("stated numbers are solved", "pool_counts(lessons, kept", "pool_counts(records, records", "states")],
     ("envs.py", "test_lessons"): [
         ("a number times 1 is computed", "tidy.computes(self.tidy(record))", 'tidy.computes(record["program"])', "states")],
