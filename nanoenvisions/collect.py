@@ -52,7 +52,7 @@ def recognise(source: str, rows: list, formats) -> str:
     """The format of a source, by the fields of its rows."""
     if not rows:
         fail(f"{source}: no rows in it")
-    fields = set(rows[0]) if isinstance(rows[0], dict) else set()
+    fields = set(rows[0])
     if "raw_logic_programs" in fields:
         fail(f"{source}: these are programs, not tasks (envs.py import --format logiclm-programs)")
     for name, telling in TELLING:
@@ -92,18 +92,28 @@ def read_source(source: str, format: str | None, formats, env: str | None, fault
     return tasks
 
 
+# What tells two questions apart: decimals as one, words, signs. A minus before a word is a hyphen
+# or a dash; the range is that of Unicode's arrows and operators.
+TELLS_APART = re.compile(r"(?:\d+|(?<!\w))\.\d\w*|\w+|-(?![-\s]*[^\W\d]{2})"
+                         r"|[+*/^=<>|~()\[\]{}±×÷·\u2190-\u22ff]")
+
+
 def wording(task: dict) -> str:
     """The question without case, punctuation and layout: two that differ in these are one.
 
     >>> wording({"question": "Bo has $3.  How many?"})
     'bo has 3 how many'
+    >>> wording({"question": "Is -2.5 in the 20-page book<3?"})
+    'is - 2.5 in the 20 page book < 3'
     """
-    return " ".join(re.findall(r"\w+", task["question"].lower()))
+    question = re.sub("[\u2212\u2013]", "-", task["question"])  # a minus, typeset; an en dash
+    return " ".join(TELLS_APART.findall(question.lower()))
 
 
 def is_held_out(task: dict, share: float, seed: int) -> bool:
-    """Whether a question falls into the held-out share: by its wording, whatever else is there."""
-    digest = hashlib.sha256(f"{seed} {wording(task)}".encode()).digest()
+    """Whether a question falls into the held-out share: by its words, whatever else is there."""
+    words = " ".join(re.findall(r"\w+", wording(task)))  # 12 - 4 falls where 12 + 4 does
+    digest = hashlib.sha256(f"{seed} {words}".encode()).digest()
     return int.from_bytes(digest[:6], "big") < share * 2 ** 48
 
 
@@ -154,12 +164,20 @@ def collect(sources, test_sources, formats, env, fault, unfit, hold_out, seed) -
 
 
 def unique_ids(tasks: list):
-    """Records are joined by id: where several files give the same one, the later get a number."""
-    seen = Counter()
+    """Records are joined by id: where several files give the same one, the later get a number.
+
+    Candidates of one task share its id: the first of them has the number 0.
+    """
+    used, times, names = set(), Counter(), {}
     for place, task in enumerate(tasks):
-        seen[task["id"]] += 1
-        if seen[task["id"]] > 1:
-            tasks[place] = {**task, "id": f"{task['id']}#{seen[task['id']]}"}
+        name = task["id"]
+        if not task.get("candidate"):
+            while name in used:  # a file of ours may have "a#2" already
+                times[task["id"]] += 1
+                name = f"{task['id']}#{times[task['id']] + 1}"
+            used.add(name)
+            names[task["id"]] = name
+        tasks[place] = {**task, "id": names.get(task["id"], name)}
 
 
 # ------------------------------------------------------------------------------------- Command --
@@ -200,6 +218,7 @@ def import_tasks(args, formats, fault, unfit):
     if not args.test_out:
         tasks = [task | style for source in sources
                  for task in read_source(*source, formats, args.env, fault)]
+        unique_ids(tasks)
         tasks = tasks[:args.limit]
         write_whole(args.out, "".join(map(dump, tasks)))
         print(f"import: {len(tasks):,} tasks -> {args.out}")

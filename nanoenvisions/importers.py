@@ -10,6 +10,7 @@ import csv
 import functools
 import io
 import json
+import math
 import re
 import sys
 import xml.etree.ElementTree
@@ -45,16 +46,19 @@ def plain_number(text: str):
 
     "$1,234.50" -> 1234.5, "\frac{3}{4}" -> 0.75, "3:2" -> None
     """
+    text = text.replace("\u2212", "-")  # the minus sign of typesetting
     # without units at the end, spacing and signs
     text = re.sub(r"\\(text|mbox)\{[^{}]*\}(\^\{?\d\}?)?\s*$|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?",
                   "", text)
-    text = re.sub(r"(?<!\d)\\[dt]?frac(\d|\{-?\d+\})(\d|\{\d+\})(?!\d)", r"\1/\2", text)
+    # a fraction alone: the digits of 2\frac12, however braced, must not run together as 21/2
+    text = re.sub(r"^(\D*)\\[dt]?frac(\d|\{-?\d+\})(\d|\{\d+\})(?!.*\d)", r"\1\2/\3", text)
     text = re.sub(r"[{}]", "", text).strip()
-    if not re.fullmatch(r"[-+]?(\d+|\d{1,3}(,\d{3})+|\d*\.\d+)(\.\d*)?(e[-+]?\d\d?)?(/[1-9]\d*)?",
+    if not re.fullmatch(r"[-+]?((\d+|\d{1,3}(,\d{3})+)(\.\d*)?|\.\d+)(e[-+]?\d\d?)?(/[1-9]\d*)?",
                         text):
         return None
     above, _, below = text.replace(",", "").partition("/")
-    return whole(float(above) / int(below or 1))
+    value = float(above) / float(below or 1)
+    return whole(value) if math.isfinite(value) else None  # 400 digits are beyond all floats
 
 
 def latex_number(text: str):
@@ -95,6 +99,9 @@ def read_rows(source) -> list:
             xml.etree.ElementTree.ParseError) as error:
         begins = path.read_bytes()[:9] if path.is_file() else b""
         fail(f"{path}: {getattr(error, 'strerror', None) or error} ({cure(begins, OWN_FILE)})")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            fail(f"{path}: entry {number} is {row!r:.40}, not an object of fields ({OWN_FILE})")
     return rows
 
 
@@ -138,13 +145,13 @@ def import_math(source, format: str, rows=None) -> list[dict]:
     rows, tasks, path = rows or read_rows(source), [], source_name(source)
     for number, row in enumerate(rows, 1):
         for field in [*fields, answer_field]:
-            if not isinstance(row, dict) or row.get(field) in (None, ""):
+            if row.get(field) in (None, ""):
                 fail(f'{path}: entry {number}: no "{field}" '
                      f"(mend it, or choose another --format than {format})")
         if format == "mawps":
             try:
                 row = filled(row)
-            except (IndexError, ValueError):
+            except (IndexError, ValueError, OverflowError):
                 fail(f'{path}: entry {number}: "Numbers" does not have the numbers of "Question" '
                      "(mend it)")
         stated = re.match(where, str(row[answer_field]), re.DOTALL)
@@ -172,31 +179,54 @@ def source_name(source) -> str:
     return re.sub(r"[^\w.-]+", "-", str(source).removeprefix("hub:")).strip("-")
 
 
+def told(row, field: str, kind=str):
+    """What a field of a row says, if it is of that kind; else an error that names the field."""
+    if not isinstance(row, dict):
+        raise ValueError(f'{row!r:.40} stands where "{field}" is to be found')
+    if not isinstance(row[field], kind):
+        words = {str: "a text", list: "a list", dict: "an object"}[kind]
+        raise ValueError(f'"{field}" is {row[field]!r:.40}, not {words}')
+    return row[field]
+
+
+def logic_row(row: dict) -> tuple:
+    """(context, [(statement, its answer)], whether it may be unknown) of a row of whatever form."""
+    context = told(row, "theory" if row.get("theory") else
+                   "context" if "context" in row else "question")
+    options = told(row, "options", list) if "options" in row else []
+    if isinstance(row.get("questions"), dict):  # ProofWriter, and RuleTaker's meta files
+        asked = [(told(item, "question"), item["answer"]) for item in row["questions"].values()]
+    elif "questions" in row:  # RuleTaker
+        asked = [(told(item, "text"), item["label"]) for item in told(row, "questions", list)]
+    elif "query" in row:  # ProntoQA
+        asked = [(told(row, "query"), row["answer"])]
+    else:  # ENVISIONS and Logic-LM: "A" with the options ["A) True", "B) False", ...]
+        letters = dict(str(option).partition(") ")[::2] for option in options)
+        if str(row["answer"]) not in letters:
+            raise ValueError(f'"answer" is {row["answer"]!r:.40}, none of "options"')
+        asked = [(told(row, "question"), letters[str(row["answer"])])]
+    unknown = ("OWA" in str(row.get("id")) or len(options) == 3
+               or "Unknown" in [answer for _, answer in asked])
+    return context, asked, unknown
+
+
 def import_logic(source, format: str, rows=None) -> list[dict]:
     """A public data set as tasks; logiclm-programs as candidates that a language model wrote."""
     rows, tasks, path = rows or read_rows(source), [], source_name(source)
     # ProntoQA is one object: {"example1": {"test_example": {...}, ...}, ...}
-    if format == "prontoqa" and "example1" in rows[0]:
-        rows = [example["test_example"] for example in rows[0].values()]
-    for number, row in enumerate(rows, 1):
+    published = format == "prontoqa" and rows and "example1" in rows[0]
+    pronto = "pronto" in f"{format} {Path(source).name}".lower()  # no matter in which folder
+    for number, row in enumerate(rows[0].values() if published else rows, 1):
         try:
-            context = row.get("theory") or row["context" if "context" in row else "question"]
-            if isinstance(row.get("questions"), dict):  # ProofWriter, and RuleTaker's meta files
-                asked = [(item["question"], item["answer"]) for item in row["questions"].values()]
-            elif "questions" in row:  # RuleTaker
-                asked = [(item["text"], item["label"]) for item in row["questions"]]
-            elif "query" in row:  # ProntoQA
-                asked = [(row["query"], row["answer"])]
-            else:  # ENVISIONS and Logic-LM: "A" with the options ["A) True", "B) False", ...]
-                options = dict(option.split(") ") for option in row["options"])
-                asked = [(row["question"], options[row["answer"]])]
-        except (LookupError, AttributeError, TypeError, ValueError) as error:
-            fail(f"{path}: entry {number} is not of --format {format} "
-                 f"({error!r}; mend it, or choose another format)")
-        open_world = ("OWA" in str(row.get("id")) or len(row.get("options", "")) == 3
-                      or "Unknown" in dict(asked).values())
-        pronto = "pronto" in f"{format} {path}".lower()
-        semantics = "pronto" if pronto else "owa" if open_world else "cwa"
+            row = told(row, "test_example", dict) if published else row
+            context, asked, unknown = logic_row(row)
+            programs = (told(row, "raw_logic_programs", list)
+                        if format == "logiclm-programs" else [])
+        except (KeyError, ValueError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else error
+            fail(f"{path}: entry {number}: {why} "
+                 f"(mend it, or choose another --format than {format})")
+        semantics = "owa" if unknown else "pronto" if pronto else "cwa"
         sentences = re.split(r"(?<=[.!])\s+", context.strip())
         for place, (text, answer) in enumerate(asked):
             statement = re.split(r"[:?]\s+(?=\S)", text)[-1].strip(" .?") + "?"
@@ -206,7 +236,7 @@ def import_logic(source, format: str, rows=None) -> list[dict]:
             if format != "logiclm-programs":
                 tasks.append(task)
                 continue
-            for candidate, program in enumerate(row["raw_logic_programs"]):
+            for candidate, program in enumerate(programs):
                 tasks.append({**task, "iteration": 0, "candidate": candidate, "source": "explore",
                               "program": program})
     return tasks
@@ -220,7 +250,7 @@ def import_tasks(source, rows=None) -> list[dict]:
     rows, path = rows or read_rows(source), source_name(source)
     for number, row in enumerate(rows, 1):
         for field in ("question", "answer"):
-            if not isinstance(row, dict) or row.get(field) in (None, ""):
+            if row.get(field) in (None, ""):
                 fail(f'{path}: entry {number}: no "{field}" (a task needs "question" and "answer")')
     return [{"id": f"{row.get('env', 'math')}/own/{Path(path).stem}/{number:05d}", "env": "math",
              **row} for number, row in enumerate(rows, 1)]
