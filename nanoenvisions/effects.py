@@ -10,7 +10,7 @@ import collections
 ANSWERS = {"solution", "answer", "ans", "result", "agent"}  # what environments read of a program
 LAZY = {"zip", "enumerate", "reversed"}  # what they give can be read only once
 PURE = LAZY | set("int float abs round len str pow divmod bool range sum min max sorted list tuple "
-                  "set dict any all math".split())  # "math": any function of that module
+                  "set dict any all format math".split())  # "math": any function of that module
 QUIET = set("math cmath random datetime fractions decimal statistics time typing itertools os sys "
             "functools collections re string json operator copy numpy sympy scipy pandas".split())
 DISPLAYS = (ast.List, ast.Set, ast.Dict, ast.ListComp, ast.SetComp, ast.DictComp)
@@ -19,7 +19,12 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.L
 IMPORTS = (ast.Import, ast.ImportFrom)
 BINDING = (ast.Assign, ast.AnnAssign, ast.FunctionDef, *IMPORTS)
 # These mean something even where they are never reached: a `yield` makes a function a generator.
-UNREACHED = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal)
+UNREACHED = (ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom, ast.Global, ast.Nonlocal,
+             ast.Match)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+# What a statement that only binds a name is made of; what stands in functions is not run by it.
+INERT = (*FUNCTIONS, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.Constant,
+         ast.Name, ast.expr_context, ast.arguments, ast.arg)
 # With these, a program may notice an error, or what an operator does, or call what has no name.
 ODD = (*UNREACHED, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.AsyncFor, ast.Delete,
        ast.AsyncFunctionDef, ast.ClassDef, ast.Starred, ast.Lambda)
@@ -49,12 +54,18 @@ def reads(nodes) -> list:
 
 def targets(part) -> set:
     """The names that an assignment, import or def surely binds: {"a", "b"} of `a, b = 1, 2`."""
-    if isinstance(part, (ast.Name, ast.FunctionDef, ast.alias)):
+    if isinstance(part, (ast.Name, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.alias)):
         return {binds(part)}
     parts = [getattr(part, "target", None)]
     for field in ("targets", "names", "elts"):
         parts += getattr(part, field, [])
     return {name for one in parts if isinstance(one, ast.AST) for name in targets(one)}
+
+
+def types_of(nodes) -> set:
+    """The nodes of all types: the `int` of `x: int = 3` and of `def f() -> int: ...`."""
+    types = (getattr(node, field, None) for node in nodes for field in ("annotation", "returns"))
+    return {inner for one in types if one for inner in ast.walk(one)}
 
 
 def own(scope):
@@ -92,6 +103,82 @@ def leaves(statement) -> bool:
     return isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue))
 
 
+def inert(node) -> bool:
+    """Whether a statement only binds names, whatever its functions do: `x = None`, `class A: ...`.
+
+    Not so with a decorator, a base class, or a default that is computed: these are called.
+    """
+    if any(getattr(node, field, 0) for field in ("decorator_list", "bases", "keywords")):
+        return False
+    parts = ast.iter_child_nodes(node)
+    if isinstance(node, FUNCTIONS):
+        parts = filter(None, [node.args, getattr(node, "returns", None)])
+    return isinstance(node, INERT) and all(map(inert, parts))
+
+
+def unread(tree) -> set:
+    """The statements that only bind names, such as nothing reads but they themselves."""
+    read, found = collections.Counter(reads(ast.walk(tree))), set()
+    for node in ast.walk(tree):
+        names = targets(node) if isinstance(node, INERT) else set()
+        if names and not names & ANSWERS and inert(node):
+            itself = reads(ast.walk(node))
+            if all(read[name] == itself.count(name) for name in names):
+                found.add(node)
+    return found
+
+
+def answering(tree) -> list:
+    """The statements that give the answer: solution(), and what sets or changes names it reads.
+
+    All of them if solution() does not give it, or only if the program hands it something.
+    """
+    setting = collections.defaultdict(list)  # name -> statements
+    for statement in tree.body:
+        names = set(map(binds, own(ast.Module([statement], [])))) | declared(statement)
+        names |= {getattr(node.value, "id", None) for node in ast.walk(statement)
+                  if isinstance(node, (ast.Attribute, ast.Subscript))}  # xs.append(3), xs[0] = 3
+        for name in names:
+            setting[name].append(statement)
+    parts = setting.pop("solution", [])[-1:]
+    if not any(isinstance(one, ast.FunctionDef) and not wants_arguments(one.args)
+               and any(map(states, own(one))) for one in parts):
+        return tree.body
+    for part in parts:  # grows meanwhile
+        local = set(map(binds, own(part))) if isinstance(part, ast.FunctionDef) else set()
+        for name in set(reads(ast.walk(part))) - (local - declared(part)):
+            parts += setting.pop(name, [])
+    return parts
+
+
+def declared(tree) -> set:
+    """The names in `global` statements."""
+    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+
+
+def wants_arguments(of: ast.arguments) -> bool:
+    return len(of.posonlyargs + of.args) > len(of.defaults)
+
+
+def states(node) -> bool:
+    """Whether it is a `return` of something other than None."""
+    value = getattr(node, "value", None)
+    return isinstance(node, ast.Return) and value is not None and not (
+        isinstance(value, ast.Constant) and value.value is None)
+
+
+def gives(function) -> bool:
+    """Whether it returns something, wherever it ends."""
+    return leaves(function.body[-1]) and all(
+        node.value for node in own(function) if isinstance(node, ast.Return))
+
+
+def counts(node: ast.AugAssign) -> bool:
+    """Whether it changes no list: `x += 1` with a list would fail. (`x *= 2` would not.)"""
+    return (isinstance(node.value, ast.Constant) and type(node.value.value) in (int, float)
+            and not isinstance(node.op, ast.Mult))
+
+
 class Facts:
     """What must be known of a whole program before anything in it can be called idle.
 
@@ -118,16 +205,18 @@ class Facts:
         self.alone = {node.value for node in nodes if isinstance(node, ast.Expr)}
         self.called = {call.func for call in calls}
         self.called |= {node.value for node in nodes if isinstance(node, ast.Attribute)}
-        types = [getattr(node, field, 0) for node in nodes for field in ("annotation", "returns")]
-        typed = {inner for one in types if one for inner in ast.walk(one)}
+        typed = types_of(nodes)
         self.simple = not any(self.odd(node) for node in nodes if node not in typed)
+        self.quiet = QUIET if typed else QUIET | {"__future__"}  # that is about types
 
         # In a simple program nothing is a function, and None is only what returns no value.
+        # What is called in statements of its own alone, as main() is, may give None: nobody looks.
         top = [one for one in defined if one.name == "solution" and one in tree.body]
+        asked = {getattr(call.func, "id", None) for call in calls if call not in self.alone}
+        asked.add("solution")
         self.returns = (
             len(top) == self.bound["solution"] > 0 and all(count(one.args) == 1 for one in top)
-            and all(leaves(one.body[-1]) for one in defined)
-            and all(node.value for node in nodes if isinstance(node, ast.Return)))
+            and all(gives(one) for one in defined if one.name in asked))
         # A list that has a name may have two, so that `b += [1]` changes what a is.
         self.lists = any(
             isinstance(one, DISPLAYS) and one not in self.once or isinstance(one, ast.Call)
@@ -136,7 +225,7 @@ class Facts:
             name for one in tree.body if isinstance(one, BINDING) for name in targets(one)
             if self.bound[name] == 1}
         self.harmless = set()
-        for one in defined:  # those defined earlier first
+        for one in defined * 2:  # those defined earlier first, then what calls later ones
             free = (set(reads(own(one))) - set(map(binds, own(one)))) & self.variables
             if self.bound[one.name] == 1 and free <= fixed:
                 self.harmless.add(one.name)  # it may call itself
@@ -158,6 +247,8 @@ class Facts:
 
     def known(self, call):
         """"sum" if Python's own sum is called, "math" for math.sqrt, else None."""
+        if isinstance(getattr(call.func, "value", 0), ast.Constant):  # "{} eggs".format(3)
+            return "format" if getattr(call.func, "attr", 0) == "format" else None
         name = getattr(getattr(call.func, "value", call.func), "id", None)
         if self.modules.get(name) == "math" and self.bound[name] == 1:
             return "math"
@@ -194,14 +285,14 @@ class Facts:
                             or getattr(node.func, "id", None) in self.harmless)
             return (isinstance(node, (ast.Attribute, ast.Subscript))
                     and isinstance(node.ctx, ast.Store)
-                    or isinstance(node, ast.AugAssign) and self.lists
+                    or isinstance(node, ast.AugAssign) and self.lists and not counts(node)
                     or bool(getattr(node, "decorator_list", 0)))
         return not any(changes(inner) for node in nodes if node for inner in ast.walk(node))
 
     def idle(self, node) -> bool:
         """Whether a statement is of no use but for the names that it binds."""
         if isinstance(node, IMPORTS):
-            return QUIET.issuperset(self.modules[binds(one)] for one in node.names)
+            return self.quiet.issuperset(self.modules[binds(one)] for one in node.names)
         if isinstance(node, ast.FunctionDef):
             return not node.decorator_list and self.pure(node.args, node.returns)
         if isinstance(node, (ast.If, ast.For, ast.While)):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import warnings
 
-from nanoenvisions.effects import (ANSWERS, BINDING, SCOPES, UNREACHED, Facts, binds, blocks, count,
-                                   leaves, own, reads, targets)
+from nanoenvisions.effects import (ANSWERS, BINDING, SCOPES, UNREACHED, Facts, answering, binds,
+                                   blocks, count, leaves, own, reads, targets, types_of, unread)
 
 LONGEST = 20_000  # characters; longer programs stay as they are,
 DEEPEST = 20      # and so do those with more different indentations
-ARITHMETIC = ast.BinOp, ast.UnaryOp, ast.operator, ast.USub, ast.UAdd
+BRIEF, FEW = 1_000, 2  # with `finally` or `match`: no more characters, no more of these
 ROUNDS = 8        # what one round takes out may leave more to take out for the next
 
 
@@ -43,21 +43,24 @@ def tidy(program: str, ran: bool = True) -> str:
 
 
 def canonical(program: str, ran: bool = True) -> str:
-    """The syntax tree of the tidied program: equal trees, same solution. Names count."""
-    program = tidy(program, ran)
-    tree = parse(program)
+    """The syntax tree of the tidied program: equal trees, same solution. Names count, types not."""
+    tree = parse(tidy(untyped(program) if ran else program, ran))
     return program.strip() if tree is None else ast.dump(tree)
 
 
 def computes(program: str) -> bool:
     """False if the program only states a constant: `return 42` does, `return 6 * 7` computes."""
-    work = (ast.BinOp, ast.Compare, ast.Subscript, ast.comprehension, ast.For, ast.While,
-            ast.BoolOp)
-    tree = parse(program)
-    return tree is None or any(
+    work = (ast.BinOp, ast.AugAssign, ast.Compare, ast.Subscript, ast.comprehension, ast.For,
+            ast.While, ast.BoolOp)
+    tree = parse(untyped(program))
+    if tree is None:
+        return True
+    known = {"print", "solution"}.union(  # to call these is no work; what is done in them may be
+        node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+    return any(
         isinstance(node, work) and getattr(getattr(node, "left", 0), "id", "") != "__name__"
-        or isinstance(node, ast.Call) and getattr(node.func, "id", "") not in ("print", "solution")
-        for node in ast.walk(tree))
+        or isinstance(node, ast.Call) and getattr(node.func, "id", "") not in known
+        for part in answering(tree) for node in ast.walk(part))
 
 
 def parse(program: str):
@@ -71,8 +74,9 @@ def parse(program: str):
             tree = ast.parse(program)
             ast.dump(tree)  # fails for trees that are too deep for what follows
             # To compile what nests `finally` or `match` may take for ever.
-            if not any(getattr(node, "finalbody", 0) or isinstance(node, ast.Match)
-                       for node in ast.walk(tree)):
+            slow = sum(bool(getattr(node, "finalbody", 0)) or isinstance(node, ast.Match)
+                       for node in ast.walk(tree))
+            if not slow or slow <= FEW and len(program) <= BRIEF:
                 # `return 1; break` parses, but is no program; without the break it would be one.
                 compile(program, "<program>", "exec", dont_inherit=True)
                 return tree
@@ -83,27 +87,64 @@ def parse(program: str):
 
 # ---------------------------------------------------------------------------------- Cleaning --
 
-def cut(tree) -> bool:
-    """Drop what stands behind a statement that never goes on to the next one, at any depth."""
-    for block in (block for node in ast.walk(tree) for block in blocks(node)):
-        end = next((n for n, statement in enumerate(block, 1) if leaves(statement)), len(block))
-        if not any(isinstance(one, UNREACHED) for dead in block[end:] for one in ast.walk(dead)):
-            del block[end:]
+def cut(tree, gone=frozenset()) -> bool:
+    """Drop what is in `gone` or never reached, at any depth: `if False:`, and what stands behind a
+    statement that never goes on to the next one."""
+    for node in reversed([*ast.walk(tree)]):  # what is inside comes first
+        for block in blocks(node):
+            run = [one for statement in block for one in taken(statement) if one not in gone]
+            while run and run[0] is not block[0] and is_constant(run[0]):
+                del run[0]  # it would become a docstring
+            end = next((n for n, statement in enumerate(run, 1) if leaves(statement)), len(run))
+            block[:] = run if any(map(matters, run[end:])) else run[:end]
+        fill(node)
     return True
+
+
+def taken(statement) -> list:
+    """What is run of an `if True:` or a `while False:`; of others, the statement itself."""
+    test = getattr(statement, "test", None)
+    if isinstance(test, ast.Constant) and (
+            isinstance(statement, ast.If) or isinstance(statement, ast.While) and not test.value):
+        run, dead = statement.body, statement.orelse
+        if not test.value:
+            run, dead = dead, run
+        if not any(map(matters, dead)):
+            return run
+    return [statement]
+
+
+def matters(unreached) -> bool:
+    """Whether it means something though it is never reached."""
+    return any(isinstance(node, UNREACHED) for node in ast.walk(unreached))
+
+
+def is_constant(statement) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def fill(node):
+    """A body that has become empty is no program."""
+    if [] == getattr(node, "body", 0):
+        node.body.append(ast.Pass())
 
 
 def sweep(tree) -> bool:
     """Take out of the tree what does nothing; False if that cannot be known, or takes too long."""
     for _ in range(ROUNDS):
-        cut(tree)
-        facts, nodes = Facts(tree), count(tree)
+        nodes = count(tree)
+        cut(tree, unread(tree))
+        facts = Facts(tree)
         if not facts.simple:
             return False
         OnceOnly().visit(tree)
-        drop(tree, facts, set())
+        drop(tree, facts)
         if count(tree) == nodes:
             return True
     return False
+
+
+ARITHMETIC = ast.BinOp, ast.UnaryOp, ast.operator, ast.USub, ast.UAdd
 
 
 class OnceOnly(ast.NodeTransformer):
@@ -125,25 +166,25 @@ def is_arithmetic(node) -> bool:
                for part in ast.walk(node))
 
 
-def drop(scope, facts: Facts, end: set):
+def drop(scope, facts: Facts, end=frozenset(), behind=frozenset()):
     """Drop what is idle and binds nothing that is read, or only what is bound anew before that.
 
-    end: the names that nothing reads behind this function, {"x"} if x is local to it.
+    end: the names that nothing reads behind this function, {"x"} if x is local to it; behind: those
+    that nothing reads behind this statement.
     """
     for block in blocks(scope):
-        dead, kept = set(), []
-        if isinstance(scope, ast.FunctionDef):
-            dead = end = set(map(binds, own(scope))) - facts.lasting
+        if isinstance(scope, (ast.FunctionDef, ast.Module)):
+            behind = end = set(map(binds, own(scope))) - facts.lasting - {"solution"}
+        dead, kept = set(behind), []
         for statement in reversed(block):
-            drop(statement, facts, end)
+            drop(statement, facts, end, dead if isinstance(statement, ast.If) else ())
             names = targets(statement)
-            binding = isinstance(statement, BINDING)
+            binding = isinstance(statement, (*BINDING, ast.AugAssign))
             if isinstance(statement, ast.Pass) or facts.idle(statement) and (
                     not names & facts.needed or binding and names <= dead):
                 continue
             kept.append(statement)
-            if [] == getattr(statement, "body", 0):
-                statement.body.append(ast.Pass())
+            fill(statement)
             if isinstance(statement, ast.Return):
                 dead = set(end)
             elif blocks(statement) and not binding or isinstance(statement, (
@@ -168,6 +209,37 @@ def keeps_scopes(tree, before: dict) -> bool:
 
 
 # -------------------------------------------------------------------------------------- Text --
+
+def untyped(program: str) -> str:
+    """The program without types, if there are any, and if to read them calls nothing."""
+    tree = parse(program)
+    types = [] if tree is None else types_of(ast.walk(tree))
+    if types and not any(isinstance(node, (ast.Call, ast.NamedExpr)) for node in types):
+        try:
+            return ast.unparse(Untyped().visit(tree))
+        except (RecursionError, MemoryError, ValueError):
+            pass
+    return program
+
+
+class Untyped(ast.NodeTransformer):
+    """`def f(a: int) -> int: ...` -> `def f(a): ...`, and `x: int = 1` -> `x = 1`."""
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node):
+        plain = ast.Assign([node.target], node.value)
+        return node if node.value is None else ast.copy_location(plain, node)
+
+    def visit_ClassDef(self, node):
+        return node  # in a class they may make fields
+
 
 def states_answer(tree) -> bool:
     """Whether something is left that an environment could read."""

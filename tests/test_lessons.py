@@ -1,5 +1,11 @@
-"""select.py: right programs that are no lesson."""
+"""select.py: right programs that are no lesson, as they state their answer."""
+import pytest
 from test_select import record, run
+
+from envs import ENVS
+from nanoenvisions.tidy import computes
+
+STATED, COMPUTED = ("def solution():\n    " + line for line in ("return 42", "return 1 + 1"))
 
 
 def test_a_right_program_that_states_its_number_teaches_nothing(tmp_path):
@@ -21,3 +27,41 @@ def test_a_right_program_that_states_its_number_teaches_nothing(tmp_path):
     _, _, rows, row = run(tmp_path, [record("1. The cat is red.\n2. The cat is red?", 1, -0.1, env="logic")],
                           stated=False)
     assert row["stated"] == 0 and len(rows) == 1
+
+
+@pytest.mark.parametrize("text, does", [
+    (STATED, False), ("answer = -42", False), ("print(42)", False), ("x = 42\nanswer = x", False), (COMPUTED, True),
+    (STATED + "\nprint(solution())", False), (STATED + "\nif __name__ == '__main__':\n    print(solution())", False),
+    ("answer = sum([1, 2])", True), ("answer = [1, 2][0]", True), ("answer = 2 > 1", True), ("not ( python", True),
+    ("answer = 0\nfor i in (1, 2): answer += i", True), ("answer = 0\nanswer -= 6", True),
+    ("def solution():\n    total = 15\n    total -= 6\n    return total", True)])
+def test_a_stated_number_is_not_computed(text, does):
+    assert computes(text) is ENVS["math"].teaches({"program": text}) is does
+
+
+@pytest.mark.parametrize("junk", [
+    "def main():\n    print('{}'.format(solution() * 1))\nmain()", "class A:\n    x = 1 + 1\nA()",
+    "print('{}'.format(solution()))",
+    "x = solution() * 2\ny = eval('x')", "def f(x):\n    return x + 1\nprint(f(solution()), [f][0])"])
+def test_what_is_computed_beside_does_not_count(junk):
+    assert not computes(f"{STATED}\n{junk}") and computes(f"{COMPUTED}\n{junk}")
+    assert not computes(f"def solution() -> list[int]:\n    x = 42\n    return x\n\n{junk}")
+
+
+@pytest.mark.parametrize("text, does", [
+    ("x = 6 * 7\ndef solution():\n    return x", True), ("x = 42\ndef solution():\n    return x", False),
+    ("def f():\n    return 6 * 7\ndef solution():\n    return f()", True),
+    ("def f():\n    return 42\ndef solution():\n    return f()", False),
+    ("def f():\n    x = y\n    return x\ny = 6\ny *= 7\ndef solution():\n    return f()", True),
+    ("x = []\nx.append(6 * 7)\ndef solution():\n    return x", True),
+    ("x = {}\nx['a'] = 6 * 7\ndef solution():\n    return x", True),
+    ("def f():\n    global x\n    x = 6 * 7\nf()\ndef solution():\n    return x", True),
+    ("x = 6 * 7\ndef solution():\n    global x\n    x = x\n    return x", True),
+    ("x = 6 * 7\ndef solution():\n    x = 42\n    return x", False),
+    # solution() does not give it
+    ("def solution():\n    return None\nprint(6 * 7)", True), ("def solution():\n    x = 1\nanswer = 6 * 7", True),
+    ("def solution(a):\n    return a\nprint(solution(6 * 7))", True),
+    ("def solution(a=42):\n    return a\nprint(solution(6 * 7))", False),
+    ("solution = lambda: x\nx = 6 * 7", True), ("def solution():\n    return 42\nsolution = 6 * 7", True)])
+def test_what_the_answer_is_made_of_counts(text, does):
+    assert computes(text) is does
