@@ -4,14 +4,17 @@ May import families, model and records.
 """
 from __future__ import annotations
 
+import collections
+
 import torch
 
 from nanoenvisions.families import self_check, vocabulary_logits
-from nanoenvisions.model import (collate, completion_ids, hidden_states, load_model, packed_logits,
-                                 size, token_ids)
+from nanoenvisions.model import (collate, completion_ids, hidden_states, load_model, pack,
+                                 packed_logits, size, token_ids, widest)
 from nanoenvisions.records import fail, progress
 
-BIN = 2048  # tokens that are judged at once, the examples included
+BIN = 2048   # tokens that are judged at once, the examples included
+WIDTH = 256  # fewest tokens of a bin of questions and programs
 
 
 def rescore(make_prompt, make_completion):
@@ -20,19 +23,43 @@ def rescore(make_prompt, make_completion):
     make_prompt(record), make_completion(program): x and a as explore.py asks and trains without
     examples
     """
-    @torch.inference_mode()
     def amend(model, tokenizer, records):
-        model.set_attn_implementation("prefix_attention")
+        asked = collections.defaultdict(dict)  # equal questions, and equal programs of one, run once
         for record in records:
-            prompt = make_prompt(record)
-            x = token_ids(tokenizer, [prompt])[0]
-            a = completion_ids(tokenizer, prompt, make_completion(record["program"]))
-            batch = collate([[{"root": x + a, "branches": []}]], model.device)
-            before = hidden_states(model, batch)[0, len(x) - 1:-1]  # each predicts the next token
-            logprobs = vocabulary_logits(model, before).float().log_softmax(-1)
-            logprobs = logprobs.gather(1, torch.tensor(a, device=model.device)[:, None])
-            record.update(logprob=round(logprobs.mean().item(), 6), tokens=len(a))
+            prompt, program = make_prompt(record), record["program"]
+            asked[prompt][program] = completion_ids(tokenizer, prompt, make_completion(program))
+        sequences = [{"root": x, "branches": list(of.values()), "names": [(prompt, a) for a in of]}
+                     for x, (prompt, of) in zip(token_ids(tokenizer, list(asked)), asked.items())]
+        measured = mean_logprobs(model, sequences)
+        for record in records:
+            logprob, tokens = measured[make_prompt(record), record["program"]]
+            record.update(logprob=round(logprob, 6), tokens=tokens)
     return amend
+
+
+@torch.inference_mode()
+def mean_logprobs(model, sequences) -> dict:
+    """{name: (mean log-probability of a branch behind its root, its tokens)}."""
+    model.set_attn_implementation("prefix_attention")
+    bins, measured = pack(sequences, max(WIDTH, *map(size, sequences))), {}
+    at_once = max(1, BIN // widest(bins))
+    for start in range(0, len(bins), at_once):
+        some = bins[start:start + at_once]
+        batch = collate(some, model.device)
+        before, target = [], []  # each token is predicted by the one before it, see train.py
+        for _, root_end, begin, end in batch["spans"]:
+            before += [root_end - 1, *range(begin, end - 1)]
+            target += range(begin, end)
+        states = hidden_states(model, batch).flatten(0, 1)[before]
+        tokens = batch["tokens"].flatten()[target]
+        logprobs = torch.cat([
+            vocabulary_logits(model, part).float().log_softmax(-1).gather(1, ids[:, None])[:, 0]
+            for part, ids in zip(states.split(WIDTH), tokens.split(WIDTH))])
+        names = (name for bin in some for sequence in bin for name in sequence["names"])
+        for name, part in zip(names, logprobs.split([end - begin for *_, begin, end in
+                                                     batch["spans"]])):
+            measured[name] = part.mean().item(), len(part)
+    return measured
 
 
 @torch.inference_mode()
