@@ -24,7 +24,7 @@ def rescore(make_prompt, make_completion):
     examples
     """
     def amend(model, tokenizer, records):
-        asked = collections.defaultdict(dict)  # equal questions, and equal programs of one, run once
+        asked = collections.defaultdict(dict)  # equal questions, and equal programs of one, once
         for record in records:
             prompt, program = make_prompt(record), record["program"]
             asked[prompt][program] = completion_ids(tokenizer, prompt, make_completion(program))

@@ -63,8 +63,9 @@ def test_no_refine_only_leaves_the_rewrites_out(run):
 
 
 def test_no_pool_explores_the_same_and_learns_from_this_iteration(run):
-    """Same tasks, programs and pool as with it: only the rows of iteration 1 differ."""
-    out, whole = run("no-pool"), run("envisions")
+    """Same tasks (all, since it would forget the solved ones), programs and pool as with it: only the rows differ."""
+    out, whole = run("no-pool"), run("envisions", AGAIN="1")
+    assert len(read(out, "iter1/tasks")) == TASKS
     assert same(out, whole, "iter0/sft", "iter1/tasks", "iter1/explored", "iter1/refined",
                 "iter1/rewarded", "iter1/pool")
     assert set(learned(out, 1)) <= right(out, 1) and not set(learned(whole, 1)) <= right(out, 1)
