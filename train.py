@@ -44,7 +44,7 @@ from nanoenvisions.flags import Parser, metrics_file
 from nanoenvisions.folders import HUB_NAME, check_folders
 from nanoenvisions.memory import checkpoints, is_out_of_memory, make_optimizer
 from nanoenvisions.model import (collate, hidden_states, load_model, pack_tightly,
-                                 packed_logits, widest)
+                                 packed_logits, predicted, widest)
 from nanoenvisions.preference import dpo_loss, unlikelihood_loss
 from nanoenvisions.records import waiting
 from nanoenvisions.rows import count_rows, encode, encode_pairs, make_steps, split_wide
@@ -69,12 +69,7 @@ def token_logprobs(model, batch: dict) -> torch.Tensor:
     logits  [up to HEAD_SLICE, vocabulary], again for the tokens that these states predict
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    before, target = [], []
-    for _, prompt_end, begin, end in batch["spans"]:
-        # A completion's first token is predicted where its prompt ends, and in a bin that is not
-        # next to it: other completions of the prompt may lie between. Every other token is.
-        before += [prompt_end - 1, *range(begin, end - 1)]
-        target += range(begin, end)
+    before, target = predicted(batch["spans"])
     states = hidden_states(base, batch).flatten(0, 1)[before]  # [bins, W, hidden] -> [N, hidden]
     target = batch["tokens"].flatten()[target]                 # [N]
 

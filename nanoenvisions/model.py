@@ -246,6 +246,19 @@ def collate(bins, device, start: int = 0) -> dict:
             "mask": mask.to(device), "spans": spans, "start": start, "longest": longest}
 
 
+def predicted(spans) -> tuple[list[int], list[int]]:
+    """Flat indices: of the token before each completion token, which predicts it, and of itself.
+
+    A completion's first token is predicted where its prompt ends, and in a bin that is not next to
+    it: other completions of the prompt may lie between. Every other token is.
+    """
+    before, target = [], []
+    for _, prompt_end, begin, end in spans:
+        before += [prompt_end - 1, *range(begin, end - 1)]
+        target += range(begin, end)
+    return before, target
+
+
 def hidden_states(model, batch: dict, cache=None):
     """Last hidden states [bins, W, hidden] of a batch of bins, behind the cache's prefix if any."""
     prefix = torch.arange(batch["start"], device=batch["tokens"].device)

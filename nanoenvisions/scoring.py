@@ -10,7 +10,7 @@ import torch
 
 from nanoenvisions.families import self_check, vocabulary_logits
 from nanoenvisions.model import (collate, completion_ids, hidden_states, load_model, pack,
-                                 packed_logits, size, token_ids, widest)
+                                 packed_logits, predicted, size, token_ids, widest)
 from nanoenvisions.records import fail, progress
 
 BIN = 2048   # tokens that are judged at once, the examples included
@@ -46,10 +46,7 @@ def mean_logprobs(model, sequences) -> dict:
     for start in range(0, len(bins), at_once):
         some = bins[start:start + at_once]
         batch = collate(some, model.device)
-        before, target = [], []  # each token is predicted by the one before it, see train.py
-        for _, root_end, begin, end in batch["spans"]:
-            before += [root_end - 1, *range(begin, end - 1)]
-            target += range(begin, end)
+        before, target = predicted(batch["spans"])
         states = hidden_states(model, batch).flatten(0, 1)[before]
         tokens = batch["tokens"].flatten()[target]
         logprobs = torch.cat([

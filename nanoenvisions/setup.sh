@@ -96,9 +96,9 @@ data_fits() {
   [[ -n "$DATA" || -z "$TEST" ]] || die "TEST=$TEST needs DATA, too (the tasks to learn from)"
   [[ -n "$DATA" || "$EXAMPLES $HOLD_OUT" = "expression 0.2" ]] ||
     die "EXAMPLES and HOLD_OUT are for DATA only"
-  local one parts
-  for one in "$DATA" "$TEST"; do
-    cut_at_commas "$one"
+  local list one parts
+  for list in "$DATA" "$TEST"; do
+    cut_at_commas "$list"
     for one in "${parts[@]}"; do
       [[ "$one" = hub:* || -e "$one" || -e "${one%:*}" ]] ||
         die "DATA or TEST names $one: there is no such file"
@@ -264,7 +264,7 @@ hash() {
 
 # made OUTPUT SCRIPT FLAGS...: notes what a stage that has ended read: see nanoenvisions/stale.py
 made() {
-  local output="$1" script="$2" last="" one code read="" parts; shift 2
+  local output="$1" script="$2" last="" one file code read="" parts; shift 2
   local outputs=("$output")
   code="$(sed -n "s/^$script //p" "$OUT/code")"
   for one in "$@"; do
@@ -275,9 +275,9 @@ made() {
       *" $OUT/"*) read+=$'\t'"${one#"$OUT/"} $(hash "$one")" ;;
       "import "* | "--test "* | "--teacher-file "*)  # the user's own files
         cut_at_commas "$one"
-        for one in "${parts[@]}"; do
-          [ -f "$one" ] || one="${one%:*}"
-          [ ! -f "$one" ] || read+=$'\t'"$(realpath "$one") $(hash "$one")"
+        for file in "${parts[@]}"; do
+          [ -f "$file" ] || file="${file%:*}"
+          [ ! -f "$file" ] || read+=$'\t'"$(realpath "$file") $(hash "$file")"
         done ;;
     esac
     last="$one"

@@ -6,6 +6,7 @@ answer when tidied: what may do something stays, and if it is not simple, all th
 from __future__ import annotations
 
 import ast
+import functools
 import warnings
 
 from nanoenvisions.effects import (ANSWERS, BINDING, SCOPES, UNREACHED, Facts, answering, binds,
@@ -17,6 +18,7 @@ BRIEF, FEW = 1_000, 2  # with `finally` or `match`: no more characters, no more 
 ROUNDS = 8        # what one round takes out may leave more to take out for the next
 
 
+@functools.lru_cache(4096)  # the same program is asked for again and again: K samples, the pool
 def tidy(program: str, ran: bool = True) -> str:
     """The program without unreachable statements; if it ran to its end, without idle ones, too.
 

@@ -42,8 +42,9 @@ FAULTS = {
         ("examples are all right", 'one["draft"]) + NO', 'one["draft"]) + YES', "every_environment"),
         ("right always comes first", "pair if number % 2 else pair[::-1]", "pair",
          "every_environment")],
+    ("nanoenvisions/model.py", "test_refine"): [
+        ("a program follows the one beside it", "before += [prompt_end - 1,", "before += [begin - 1,", "rescore")],
     ("nanoenvisions/scoring.py", "test_refine"): [
-        ("a program follows the one beside it", "before += [root_end - 1,", "before += [begin - 1,", "rescore"),
         ("r is that of another program", "asked[prompt][program] = completion_ids", "asked[prompt][prompt] = completion_ids",
          "rescore"),
         ("r is a sum", "part.mean().item()", "part.sum().item()", "rescore")],

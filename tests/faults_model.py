@@ -129,11 +129,7 @@ FAULTS = {
         ("--epochs ignored", "epochs=args.epochs,", "epochs=2,",
          "set_the_number"),
         ("small updates are lost", "p.detach().float() for", "p.detach().clone() for",
-         "half_precision"),
-        ("a completion starts behind its neighbour", "[prompt_end - 1, *", "[begin - 1, *",
-         "plain_ones"),
-        ("the prompts are learned, too", "target += range(begin, end)",
-         "target += [begin] * (end - begin)", "plain_ones")],
+         "half_precision")],
     ("nanoenvisions/rows.py", "test_train"): [
         ("refine rows skipped", "for row in rows:",
          'for row in (one for one in rows if one["kind"] != "refine"):', "plain_training")],
@@ -154,6 +150,10 @@ FAULTS = {
         ("one process does all", "math.ceil(len(bins) / shares)", "len(bins)", "tight"),
         ("attention is free", "(1 + wide / 4000)", "1", "tight")],
     ("nanoenvisions/model.py", "test_train"): [
+        ("a completion starts behind its neighbour", "[prompt_end - 1, *", "[begin - 1, *",
+         "plain_ones"),
+        ("the prompts are learned, too", "target += range(begin, end)",
+         "target += [begin] * (end - begin)", "plain_ones"),
         ("completions see each other", "segment[:, None, :] <= 0", "segment[:, None, :] >= 0",
          "itself_only"),
         ("positions count the neighbours", '(len(sequence["root"]) if index else 0)', "at",

@@ -1,5 +1,6 @@
 """select.py: right programs that are no lesson, as they state their answer."""
 import pytest
+from test_drafts import solution
 from test_select import record, run
 
 from envs import ENVS
@@ -10,8 +11,6 @@ STATED, COMPUTED = ("def solution():\n    " + line for line in ("return 42", "re
 
 def test_a_right_program_that_states_its_number_teaches_nothing(tmp_path):
     """`return 2` has read the answer or is lucky, `return 1 + 1` computes it; wrong ones are mistakes as ever."""
-    def solution(value, reward, source="explore", **more):
-        return record(f"def solution():\n    return {value}", reward, -0.1, source, **more)
     now = [solution("2", 1), solution("1 + 1", 1, "refine", reference="x"), solution("3", 0, candidate=1),
            solution("2 * 1", 1, candidate=2), solution("2", 1, task="b")]
     done, pool, rows, row = run(tmp_path, now, stated=False)
