@@ -8,7 +8,7 @@ FAULTS = {
         ("the reference is the policy", "torch.no_grad(), model.disable_adapter()",
          "torch.no_grad()", "equal_the_plain"),
         ("the reference is learned, too", "with torch.no_grad(), model.disable",
-         "with model.disable", "equal_the_plain"),
+         "with model.disable", "keeps_no_graph"),
         ("what both programs begin with is wrong", "[same:]", "[0:]", "unlikelihood_equals"),
         ("certainty is an infinite loss", ".clamp(max=1 - 1e-6)", "", "certain")],
     ("train.py", "test_dpo"): [

@@ -113,6 +113,20 @@ def test_loss_and_gradient_equal_the_plain_ones(tiny_model, models, width, beta)
     assert len(grads) == 28 and all(grad is not None for grad in grads.values())
 
 
+def test_the_reference_keeps_no_graph(models):
+    """Checkpointing lets the inputs require gradients, and so all that is computed from them: memory for nothing."""
+    policy, _, tokenizer = models
+    policy.enable_input_require_grads()
+    learned = []
+
+    def token_logprobs(model, batch):
+        logprobs = train.token_logprobs(model, batch)
+        learned.append(logprobs.requires_grad)
+        return logprobs
+    preference.dpo_loss(token_logprobs, policy, batch_of(tokenizer), 0.1)
+    assert learned == [False, True]
+
+
 def test_a_new_adapter_prefers_nothing(tiny_model):
     """B = 0: the policy is its reference, in 4 bits too, and every pair costs log 2."""
     for bits in (4, 32):
