@@ -122,9 +122,14 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
 
 def has_fast_bfloat16(device) -> bool:
     """Whether products of bfloat16 are the fast ones: on a GPU, and on a CPU with instructions for
-    them. On one without (AVX2 only, as in most laptops) they take seven times as long as float32's.
+    them. On one without (AVX2 only, as in most laptops) they take seven times as long as float32's,
+    on Intel's that have them but no AMX (or hide it from a virtual machine) nearly twice as long.
     """
-    return device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if device.type != "cpu":
+        return True
+    intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and (
+        not intel or torch.cpu._is_amx_tile_supported())
 
 
 def add_adapter(model, adapter: str, merged: bool):
