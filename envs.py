@@ -122,6 +122,8 @@ class Math(Environment):
     def complaint(self, task):
         if number(str(task["answer"])) is None:
             return f'"answer" is {task["answer"]!r:.60} (math needs a finite number)'
+        if task.get("style", "expression") not in STYLES:
+            return f'"style" is {task["style"]!r:.60} (use one of: {", ".join(STYLES)})'
         return super().complaint(task)
 
     def tidy(self, record):
@@ -212,6 +214,12 @@ def unknown_env(record: dict) -> str | None:
     if record["env"] not in ENVS:
         return f'"env" is {record["env"]!r} (use one of: {", ".join(ENVS)})'
     return None
+
+
+def unfit(record: dict) -> str | None:
+    """For read_jsonl: why this task cannot be explored or rewarded; None if it can."""
+    return unknown_env(record) or ("answer" in record
+                                   and ENVS[record["env"]].complaint(record)) or None
 
 
 def make_tasks(args):

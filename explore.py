@@ -130,7 +130,7 @@ def main(argv=None):
         jobs = [] if os.path.exists(args.also_eval[1]) else [evaluation(args)]
         args.also_eval = None  # so that a file begun without it is continued
     fields, load = ("id", "env", "question"), functools.cache(sampling.checked_model)
-    read = [sampling.read_items(job, stage(job), fields, envs.unknown_env) for job in (*jobs, args)]
+    read = [sampling.read_items(job, stage(job), fields, envs.unfit) for job in (*jobs, args)]
     for job, tasks in zip((*jobs, args), read):
         explore(job, tasks, load)
 

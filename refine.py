@@ -37,7 +37,7 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     fields = ("id", "env", "question", "iteration", "candidate", "program")
-    candidates = sampling.read_items(args, "refine", fields, envs.unknown_env)
+    candidates = sampling.read_items(args, "refine", fields, envs.unfit)
 
     def make_prompt(record, k):
         return envs.refine_prompt(record, record["program"], args.few_shot)

@@ -44,18 +44,13 @@ from nanoenvisions.folders import check_folders
 BATCH = 64  # lines that are written at once, at least
 
 
-def complaint(record: dict) -> str | None:
-    """What makes a record unfit to be rewarded, and the remedy; None if nothing does."""
-    return envs.unknown_env(record) or envs.ENVS[record["env"]].complaint(record)
-
-
 def read_candidates(paths, limit=None) -> list[dict]:
     """All records of all files, one file after the other, each fit to be rewarded."""
     records = []
     for path in paths:
         room = None if limit is None else limit - len(records)
         records += envs.read_jsonl(path, ("id", "env", "answer", "program"), room,
-                                   allow_empty=len(paths) > 1, check=complaint)
+                                   allow_empty=len(paths) > 1, check=envs.unfit)
     if not records:
         envs.fail(f"{paths[0]}: no records (give --in a file that explore.py has written)")
     return records
@@ -97,7 +92,7 @@ def judge(record: dict, status: str, value: str) -> dict:
     return rewarded
 
 
-def judge_by_model(records, args) -> list[dict]:
+def judge_by_model(records, args, out) -> list[dict]:
     """Self-rewarding (arXiv 2401.10020): r = log p(Yes | x, a), the model's word for "right".
 
     b = 1[r > the mean r of the task's programs], since what a small model says is worth more as a
@@ -116,26 +111,24 @@ def judge_by_model(records, args) -> list[dict]:
             sum(others) / len(others), min(others))  # a mean of equals may be rounded below them
         judged.append({**record, "reward": int(right), "outcome": "correct" if right else "wrong",
                        "result": "judged, not run", "self_reward": score, "judged": True})
+    out.write(*judged[len(out.done):])
     return judged
 
 
-def run_and_judge(candidates, args) -> list[dict]:
+def run_and_judge(candidates, args, out) -> list[dict]:
     """All candidates with their reward fields, written as they come."""
-    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout,
-                "seed": args.seed, "limit": args.limit}
-    with envs.Output(args.out, settings) as out:
-        rewarded, todo = list(out.done), candidates[len(out.done):]
-        results = envs.run_programs(map(make_job, todo), timeout=args.timeout,
-                                    workers=args.workers, seed=args.seed)
-        judged = (judge(record, *result) for record, result in
-                  zip(todo, envs.progress(results, "reward", total=len(todo))))
-        for end in batch_ends(candidates):
-            batch = list(itertools.islice(judged, max(0, end - len(rewarded))))
-            out.write(*batch)
-            rewarded += batch
-        results.close()
-        for environment in envs.ENVS.values():
-            environment.close()
+    rewarded, todo = list(out.done), candidates[len(out.done):]
+    results = envs.run_programs(map(make_job, todo), timeout=args.timeout,
+                                workers=args.workers, seed=args.seed)
+    judged = (judge(record, *result) for record, result in
+              zip(todo, envs.progress(results, "reward", total=len(todo))))
+    for end in batch_ends(candidates):
+        batch = list(itertools.islice(judged, max(0, end - len(rewarded))))
+        out.write(*batch)
+        rewarded += batch
+    results.close()
+    for environment in envs.ENVS.values():
+        environment.close()
     return rewarded
 
 
@@ -177,14 +170,15 @@ def main(argv=None):
     start = time.monotonic()
     candidates = read_candidates(args.inputs, args.limit)
     envs.protect_inputs([args.out, args.metrics], [*args.inputs, args.model, args.adapter])
+    settings = {"inputs": envs.fingerprint(*args.inputs), "timeout": args.timeout,
+                "seed": args.seed, "limit": args.limit}
     if args.judge:
         check_folders(args.model, args.adapter)
-        rewarded = judge_by_model(candidates, args)
-        envs.write_whole(args.out, "".join(map(envs.dump, rewarded)))
-    else:
-        rewarded = run_and_judge(candidates, args)
-    row = metrics_row(rewarded, time.monotonic() - start, args.eval)
-    envs.add_metrics(args.metrics, row)
+        settings |= {"judge": [args.model, args.adapter, args.bits]}
+    with envs.Output(args.out, settings) as out:
+        rewarded = (judge_by_model if args.judge else run_and_judge)(candidates, args, out)
+        row = metrics_row(rewarded, time.monotonic() - start, args.eval)
+        envs.add_metrics(args.metrics, row)  # before the output stands: who has it is finished
     outcomes = collections.Counter(row["outcomes"])
     envs.say(f"{'held out' if args.eval else 'reward'}: {row['num']:,} programs, "
              f"{row['correct']:,} {'judged right' if args.judge else 'correct'} "

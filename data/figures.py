@@ -296,7 +296,8 @@ FIGURES = [
     ("outcomes", "What becomes of the programs?",
      "Samples and rewrites, by what running them gave.",
      lambda groups: bars(groups, "programs, %", outcomes, OUTCOMES, True)),
-    ("time", "Where does the time go?", "By the clock, without the loading of the model.",
+    ("time", "Where does the time go?", "By the clock. Loading the model counts to the "
+     "first stage that needs it, in an iteration the evaluation.",
      lambda groups: bars(groups, "minutes", minutes, STAGES)),
 ]
 

@@ -122,14 +122,18 @@ def main(argv=None):
 
     warnings.simplefilter("ignore", FutureWarning)  # of the libraries
     import torch  # here: what is wrong above is said at once
+    from transformers import GenerationConfig
     from nanoenvisions.model import load_model
     from nanoenvisions.rounded import forget_quantiser
     model, tokenizer = load_model(base, adapter, int(known["BITS"]), torch.device("cpu"))
     model = model.to(torch.bfloat16)
     forget_quantiser(model)
     longest = int(known["MAX_NEW_TOKENS"])
-    model.generation_config.update(stop_strings=[STOP], do_sample=False, max_new_tokens=longest)
-    model.generation_config._from_model_config = False  # from here on it is its own
+    theirs = model.generation_config  # its temperature, say, or repetition penalty is not ours
+    model.generation_config = GenerationConfig(
+        bos_token_id=theirs.bos_token_id, eos_token_id=theirs.eos_token_id,
+        pad_token_id=theirs.pad_token_id, stop_strings=[STOP], do_sample=False,
+        max_new_tokens=longest)
     tokenizer.chat_template = chat_template(tokenizer, known["ENV"])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

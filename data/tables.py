@@ -121,4 +121,5 @@ def comparison_notes(runs) -> str:
         repeated += asked - (distinct_questions(some) or asked)
     notes.append("questions of different seeds are different draws." if not repeated else
                  "a question that several seeds ask counts once in it.")
-    return "\n".join(notes + [f"not counted, unfinished: {run['name']}" for run in early])
+    return "\n".join(notes + [f"not counted, ended before the others: {run['name']}"
+                              for run in early])

@@ -25,6 +25,7 @@ window.nano = {
       nodes = document.evaluate(xpath, document, null, XPathResult.ORDERED_NODE_ITERATOR_TYPE, null);
     } catch (error) { throw "not an XPath that selects elements"; }
     while (node = nodes.iterateNext()) this.found.push(node.nodeType == Node.ELEMENT_NODE ? node : node.parentElement);
+    this.found = this.found.filter(Boolean);  // the document itself is in no element
     if (!this.found.length) throw "no such element on the page";
     return this.found.length;
   },

@@ -172,7 +172,7 @@ class Browser:
             if fault or state["done"]:
                 break
         state = self.page.evaluate("nano.state()")
-        if state["done"]:
+        if state["done"] and state["here"]:  # not that of a page to which it went
             spare = f" after {number} of {len(actions)} actions" * (number < len(actions))
             done = "correct" if state["reward"] > SUCCESS else "wrong"
             return done, f"reward {state['reward']:.2f}{spare}"

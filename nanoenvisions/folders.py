@@ -82,8 +82,8 @@ def check_adapter(folder: Path, weights: dict):
     shapes = read_shapes(file)
     for name, shape in shapes.items():
         layer, _, side = name.removeprefix("base_model.model.").partition(".lora_")
-        if side[:1] not in ("A", "B") or len(shape) != 2:
-            continue
+        if side[:1] not in ("A", "B") or len(shape) != 2 or ".experts" in layer:
+            continue  # all experts of a layer are one matrix, of rank r x experts
         rank, wide = shape if side[0] == "A" else shape[::-1]
         known = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
         if rank not in known:
@@ -91,7 +91,7 @@ def check_adapter(folder: Path, weights: dict):
                  f"{config.get('r')} (they are of two adapters: take both files of one)")
         first, base = re.sub(r"\.\d+\.", ".0.", layer), weights.get(f"{layer}.weight")
         deeper = base is None and f"{first}.weight" in weights
-        if deeper or base and len(base) == 2 and base["AB".index(side[0]) - 1] != wide:
+        if deeper or base and len(base) == 2 and wide not in base:  # GPT-2's are [in, out]
             fail(f"--adapter {folder}: it is of another model, {layer} does not fit (give --model "
                  f"{config.get('base_model_name_or_path') or 'that it was trained on'})")
 
@@ -142,7 +142,8 @@ def read_shapes(file: Path) -> dict:
         ends = max((one["data_offsets"][1] for one in table.values()), default=0)
         if 8 + length + ends != size:
             raise ValueError(f"{size:,} bytes, not {8 + length + ends:,}")
-        return {name: one["shape"] for name, one in table.items()}
+        return {name: one["shape"] for name, one in table.items()
+                if one["dtype"][0] in "BF"}  # packed numbers (U8) have another shape
     except OSError as error:
         fail(f"{file}: {error.strerror}")
     except (AttributeError, KeyError, TypeError, ValueError, struct.error) as error:

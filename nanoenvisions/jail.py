@@ -84,8 +84,10 @@ class Jail:
 
     def __init__(self, run, timeout, memory_mb, seed, scratch, slots):
         self.run = run  # of the environment: what a child calls
-        self.timeout, self.memory_mb, self.seed, self.slots = timeout, memory_mb, seed, slots
-        self.max_fds = min(64 + 2 * slots, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        self.timeout, self.memory_mb, self.seed = timeout, memory_mb, seed
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] % (1 << 63)  # -1: no limit
+        self.slots = max(1, min(slots, (most - 64) // 2))  # a program that runs takes two
+        self.max_fds = min(64 + 2 * slots, most)
         self.base, self.server = f"{scratch}/{os.getpid()}", os.getpid()
         os.mkdir(self.base)
         self.free = []  # scratch directories to be used again

@@ -25,7 +25,8 @@ import re
 
 from nanoenvisions.environment import REQUIRED, Environment, parse_program
 from nanoenvisions.records import fail
-from nanoenvisions.theories import LEVELS, examples_of, logic_task, numbered, people_of, words_for
+from nanoenvisions.theories import (LEVELS, examples_of, is_size, logic_task, numbered, people_of,
+                                    words_for)
 
 LONGEST_LINE = 500        # characters: a sentence; the patterns below take the square of it
 LONGEST_PROGRAM = 10_000
@@ -59,8 +60,8 @@ def read_literal(text: str, subject: str | None = None) -> tuple:
             positive, words = not positive, [words[0], "is", *words[3:]]
         order = (2, 0) if words[1:2] == ["is"] else (1, 0, 2)  # predicate first
         parts = [words[place] for place in order] if len(words) == 3 else []
-    if len(parts) not in (2, 3) or not all(re.fullmatch(r"\$\w+|\w[\w' -]*", part)
-                                           for part in parts):
+    if (len(parts) not in (2, 3) or is_variable(parts[0])
+            or not all(re.fullmatch(r"\$\w+|\w[\w' -]*", part) for part in parts)):
         raise ValueError(f"{text.strip()[:80]!r} is not like 'Bob is cold' or 'Bob likes tiger' "
                          "nor like Cold(Bob, True)")
     return (positive, *parts)
@@ -307,19 +308,16 @@ class Logic(Environment):
             turn = number // len(levels) % len(LEVELS[level])
             facts, rules, depth, count = size = [
                 usual if own is None else own for own, usual in zip(given, LEVELS[level][turn])]
-            if not (1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8
-                    and 1 <= count <= 8 and len(words["people"]) >= 3):
+            if not is_size(size) or len(words["people"]) < 3:
                 fail(f"no theory of {facts} facts, {rules} rules, depth {depth}, {count} questions "
-                     "(1 to 8 facts and questions, up to 8 rules, depth up to 5 and to the rules, "
-                     "three --names or more)")
+                     "(1-8 facts and questions, 0-8 rules, depth to 5 and to the rules, 3 --names)")
             rng = random.Random(f"logic {args.seed} {args.split} {number}")
             draws = (logic_task(rng, size, args.semantics, words, solve) for _ in range(5_000))
             made = next((draw for draw in draws if draw and draw["question"] not in used
                          and split_of(draw["context"]) == args.split), None)
             if made is None:
-                fail(f"no further theory of {facts} facts, {rules} rules, depth {depth} with "
-                     f"{count} questions after {number} tasks (ask for fewer tasks or questions, "
-                     "or a larger size)")
+                fail(f"no further theory of {facts} facts, {rules} rules, depth {depth}, {count} "
+                     f"questions after {number} tasks (ask for fewer, or a larger size)")
             used.add(made["question"])
             own = f"{facts} facts, {rules} rules, depth {depth}"
             group = own if any(part is not None for part in given[:3]) else f"level {level}"
@@ -350,6 +348,8 @@ class Logic(Environment):
             return f'"semantics" is {semantics!r:.60} (it must be owa, cwa or pronto)'
         if not {*str(task["answer"]).split(", ")} <= {*known}:
             return f'"answer" is {task["answer"]!r:.60} ({semantics} knows {", ".join(known)})'
+        if not is_size(task.get("size", LEVELS[4][1])):
+            return f'"size" is {task["size"]!r:.60} (it must be [facts, rules, depth, questions])'
         return super().complaint(task)
 
     def tidy(self, record: dict) -> str:

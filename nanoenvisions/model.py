@@ -115,6 +115,8 @@ def load_model(name, adapter=None, bits: int = 4, device=None, merge: bool = Tru
             raise
         fail(f"cannot load {name}: it does not fit into {total_memory(device) / 1e9:.0f} GB "
              "(use a smaller model or --bits 4, or end what else uses this memory)")
+    if tokenizer.eos_token_id is None:
+        fail(f"{name}: its tokenizer knows no end (set eos_token in its tokenizer_config.json)")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.eval(), tokenizer

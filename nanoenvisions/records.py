@@ -5,6 +5,7 @@ May import the standard library only, so that every stage starts at once.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -34,7 +35,7 @@ FIELD_RULES = {"id": TEXT, "env": TEXT, "question": TEXT, "program": TEXT, "refe
                "prompt": TEXT, "completion": TEXT, "chosen": TEXT,
                "rejected": TEXT, "iteration": COUNT,
                "candidate": COUNT, "tokens": COUNT, "logprob": NUMBER, "self_reward": NUMBER,
-               "level": NUMBER,
+               "level": NUMBER, "few_shot": NUMBER,
                "source": ("explore or refine", lambda value: value in ("explore", "refine")),
                "reward": ("0 or 1", lambda value: type(value) is int and value in (0, 1))}
 OPTIONAL = ("logprob", "self_reward", "tokens")  # may be null: programs come from elsewhere, too
@@ -148,9 +149,11 @@ def read_rewarded(paths, limit, fault) -> list[dict]:
 
 def dump(record: dict) -> str:
     """One line of JSON. Lone surrogates (models do emit them) are escaped, and so come back."""
-    line = json.dumps(record, ensure_ascii=False)
     try:
+        line = json.dumps(record, ensure_ascii=False)
         line.encode("utf-8")
+    except RecursionError:
+        fail("a record has fields within fields, too deep to be written (mend it in the input)")
     except UnicodeEncodeError:
         line = json.dumps(record)
     return line + "\n"
@@ -196,15 +199,20 @@ class Output:
             fail(f"{self.path}: not a file (choose an --out that can be written)")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self.part.exists() and self.note.exists():
-                self._resume()
-            elif self.part.exists() and self.part.stat().st_size:
-                fail(f"{self.part} is in the way: nobody knows what it was made with "
-                     "(move or delete it, or choose another --out)")
-            else:  # the note first: what was begun by us always has one
-                write_whole(self.note, dump(self.settings))
-                self.part.write_bytes(b"")
-            self.file = open(self.part, "ab")
+            with contextlib.ExitStack() as unfit:  # closes the file unless all is well
+                self.file = unfit.enter_context(open(self.part, "ab"))
+                fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.note.exists():
+                    self._resume()
+                elif self.part.stat().st_size:
+                    fail(f"{self.part} is in the way: nobody knows what it was made with "
+                         "(move or delete it, or choose another --out)")
+                else:
+                    write_whole(self.note, dump(self.settings))
+                unfit.pop_all()
+        except BlockingIOError:
+            fail(f"{self.part} is being written by another process (wait for it, or choose another "
+                 "--out)")
         except OSError as error:
             fail(f"{self.path}: {error.strerror} (choose an --out that can be written)")
         return self

@@ -348,10 +348,15 @@ def generate_all(model, tokenizer, requests, slots: int, tick=lambda: None, max_
     """
     ids = token_ids(tokenizer, [prompt for prompt, _ in requests])
     requests = [(one, keys) for one, (_, keys) in zip(ids, requests)]
+    longest, most = max(map(len, ids)), getattr(model.config.get_text_config(),
+                                                "max_position_embeddings", None)
+    if most and longest + max_new_tokens > most:
+        fail(f"a prompt of {longest} tokens and {max_new_tokens} new ones are more than this model "
+             f"can read, {most} (lower --max-new-tokens, or use shorter questions)")
     skip = common_prefix(ids) if len(ids) > 1 else 0
     rows = sum(len(keys) for _, keys in requests)
     slots = fitting_slots(model.config, cache_dtype(model), sampling_room(model), prefix=skip,
-                          prompt=max(map(len, ids)) - skip, samples=rows / len(requests),
+                          prompt=longest - skip, samples=rows / len(requests),
                           max_new_tokens=max_new_tokens, most=min(slots, rows))
     done = {}
     while left := [(one, rest) for one, keys in requests

@@ -36,6 +36,7 @@ ANSWER = bytearray(2 * MESSAGE_BYTES)  # what a child has stated, until it is pa
 
 
 def main(folder: str, settings: str):
+    sys.argv[1:] = []  # as `python program.py` has it: our paths are not a program's business
     serve(folder, **json.loads(settings))
 
 

@@ -32,7 +32,9 @@ setting() {
 # gpus: how many CUDA GPUs there are, at least 1
 gpus() {
   local found=0
-  if command -v nvidia-smi > /dev/null; then
+  if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then  # no more than these are seen by torch
+    found="$(tr , '\n' <<< "$CUDA_VISIBLE_DEVICES" | grep -c .)" || true
+  elif command -v nvidia-smi > /dev/null; then
     found="$(nvidia-smi -L 2> /dev/null | grep -c ^GPU)" || true
   fi
   echo "$((found > 1 ? found : 1))"

@@ -97,13 +97,13 @@ def programs_to_file(args, tasks, make_prompt, make_record):
             fail(f"{args.teacher_file or args.teacher_url}: no program for any of the "
                  f"{len(tasks)} tasks " + ("(its lines need the id or the question of a task)"
                                            if args.teacher_file else "(raise --teacher-limit)"))
-    seconds = time.time() - started
-    counts = {"stage": "explore", "iteration": records[0]["iteration"],
-              "seconds": round(seconds, 1), "tasks": len({record["id"] for record in records}),
-              "programs": len(records), "teacher": name}
-    if not args.teacher_file:
-        counts["requests"] = asking.requests
-    add_metrics(args.metrics, counts)
+        seconds = time.time() - started
+        counts = {"stage": "explore", "iteration": records[0]["iteration"],
+                  "seconds": round(seconds, 1), "tasks": len({record["id"] for record in records}),
+                  "programs": len(records), "teacher": name}
+        if not args.teacher_file:
+            counts["requests"] = asking.requests
+        add_metrics(args.metrics, counts)  # before the output stands: who has it is finished
     print(f"explore: {len(records):,} programs of {name} for {counts['tasks']:,} of {len(tasks):,} "
           f"tasks, {seconds:.0f} s -> {args.out}")
     if len(records) < len(jobs):

@@ -189,6 +189,14 @@ def logic_task(rng, size: tuple, semantics: str, words: dict, solve: Callable) -
             "answer": ", ".join(answers)}
 
 
+def is_size(size) -> bool:
+    """Whether it is (facts, rules, depth of proofs, questions), as many as theories are made of."""
+    if not isinstance(size, (list, tuple)) or [*map(type, size)] != 4 * [int]:
+        return False
+    facts, rules, depth, questions = size
+    return 1 <= facts <= 8 and 0 <= depth <= min(rules, 5) and rules <= 8 and 1 <= questions <= 8
+
+
 @functools.cache  # every prompt of a size asks for the same ones, and making them takes the solver
 def examples_of(size: tuple, semantics: str, solve: Callable) -> list[dict]:
     """Five theories of a size, made as the tasks are, in words that no task uses.

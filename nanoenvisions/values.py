@@ -60,8 +60,9 @@ def execute(program: str) -> tuple:
     elif not wants_arguments(solution):
         with contextlib.suppress(SystemExit):
             value = solution()
-    with contextlib.suppress(ValueError):  # the program has closed its stdout
-        stdout.flush()
+    for stream in (sys.stdout, stdout):  # it may have wrapped ours in its own, or closed it
+        with contextlib.suppress(Exception):
+            stream.flush()
     lines = tail.kept.decode("utf-8", "replace").strip().splitlines()
     return None if callable(value) else value, lines[-1].strip() if lines else "", names
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import atexit
+import contextlib
 import functools
 import json
 import random
@@ -68,11 +69,20 @@ class Agent:
                              f"{fault}")
         self.actions.append([verb, text])
 
-    click_xpath = functools.partialmethod(_write, "click_xpath")    # every element it selects
-    click_option = functools.partialmethod(_write, "click_option")  # choose an <option> of a list
-    movemouse = functools.partialmethod(_write, "movemouse")
-    type = functools.partialmethod(_write, "type")                  # into whatever has the focus
-    press = functools.partialmethod(_write, "press")
+    def click_xpath(self, xpath):   # every element it selects
+        self._write("click_xpath", xpath)
+
+    def click_option(self, xpath):  # choose an <option> of a list
+        self._write("click_option", xpath)
+
+    def movemouse(self, xpath):
+        self._write("movemouse", xpath)
+
+    def type(self, text):           # into whatever has the focus
+        self._write("type", text)
+
+    def press(self, key):
+        self._write("press", key)
 
 
 def read_actions(value: str) -> list | None:
@@ -158,12 +168,18 @@ class Web(Environment):
         """Two worked examples of the same task, on seeds of their own, for the article's pages."""
         return [example for example in known_examples() if example["task"] == task["task"]]
 
+    def complaint(self, task):
+        if type(task.get("seed", 0)) is not int:
+            return f'"seed" is {task["seed"]!r:.60} (web needs a whole number)'
+        return super().complaint(task)
+
     # ---- child ----
 
     def run(self, program: str, job: dict) -> str:
         agent = Agent()
         code = compile(program, "<program>", "exec", dont_inherit=True)
-        exec(code, {"__name__": "__main__", "agent": agent})
+        with contextlib.suppress(SystemExit):  # sys.exit() after the actions does no harm
+            exec(code, {"__name__": "__main__", "agent": agent})
         return json.dumps(agent.actions, ensure_ascii=True)
 
     # ---- caller ----
@@ -213,7 +229,7 @@ class Web(Environment):
         "reward 1.00 after 2 of 5 actions": of five plain statements the first two are kept.
         """
         program = parse_program(record["program"])
-        used = re.search(r" after (\d+) of (\d+) actions$", record.get("result", ""))
+        used = re.search(r"^reward \S+ after (\d+) of (\d+) actions$", record.get("result", ""))
         if used:
             program = first_actions(program, int(used[1]), int(used[2]))
         return tidy.tidy(program, ran=record.get("outcome", "correct") in ("correct", "wrong"))

@@ -50,6 +50,11 @@ HONEST = [
     ("solution() prints instead of returning", "correct", "def solution():\n    print(42)"),
     ("prints without a line feed", "correct", "import sys\nsys.stdout.write('42')"),
     ("prints bytes", "correct", "import sys\nsys.stdout.buffer.write(b'42')"),
+    ("a stdout of its own around ours", "correct",
+     "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint(42)"),
+    ("no arguments were given", "correct",
+     "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('--n', type=int, default=42)\n"
+     "print(parser.parse_args().n if len(sys.argv) == 1 else sys.argv)"),
     ("sys.exit after the answer", "correct", "import sys\nanswer = 42\nsys.exit(0)"),
     ("exit() inside solution() after printing", "correct",
      "def solution():\n    print(42)\n    exit()"),

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM
 
 import explore
-from nanoenvisions import families, model, sampler, sampling
+import train
+from nanoenvisions import adapters, families, folders, model, sampler, sampling
 from nanoenvisions.attention import prefix_attention
 
 COMMON = dict(vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
@@ -118,6 +119,29 @@ def test_samples_and_loss_are_those_of_a_plain_forward_pass(family):
                 ours, target = logits[begin:end - 1], torch.tensor(completion[1:])
                 assert F.cross_entropy(ours, target).item() == pytest.approx(
                     F.cross_entropy(true, target).item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", RIGHT)
+def test_what_was_learned_is_loaded(family, tmp_path):
+    """train.py's adapter passes the check of folders, and taken into the weights it is what PEFT makes of it."""
+    config, made = make(family, RIGHT[family])
+    made.save_pretrained(tmp_path / "base")
+    policy = train.add_lora(made, train.parse_args(["--in", "-", "--out", "-", "--rank", "4"]))
+    for name, weight in policy.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    adapters.claim(tmp_path / "adapter")
+    adapters.save(policy, str(tmp_path / "base"), tmp_path / "adapter")
+    adapters.put_in_place(tmp_path / "adapter")
+    folders.check_folders(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    ids = torch.tensor(Letters()(PROMPTS[:1]).input_ids)
+    with torch.inference_mode():
+        wanted = policy(ids, use_cache=False).logits
+        with policy.disable_adapter():
+            assert (policy(ids, use_cache=False).logits - wanted).abs().max() > 0.1
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+        merged = model.add_adapter(plain, str(tmp_path / "adapter"), merged=True)
+        assert torch.allclose(merged(ids, use_cache=False).logits, wanted, atol=2e-4)
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -184,6 +184,8 @@ def test_what_is_said_twice_is_learned_once():
     ("Cold(Bob, Ann, Mia, 3)\nBob is cold?", "line 1"),
     ("if then X is red\nBob is red?", "line 1"),
     ("->\nBob is red?", "line 1"),
+    ("Bob is cold\nif something is Y then it is red\nBob is red?", "line 2"),  # no name of a quality: it would be any
+    ("$p(Bob)\nBob is red?", "line 1"),
     ('Cold(B"ob).\nBob is red?', "line 1"),
     ("Bob is cold\nBob is " + "a " * 300 + "cold\nBob is red?", "line 2: longer than 500"),
     ("Bob is cold\n" * 900 + "Bob is red?", "longer than 10,000"),

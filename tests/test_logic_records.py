@@ -10,6 +10,9 @@ Logic = Environment()
     ({"semantics": "OWA"}, "it must be owa, cwa or pronto"), ({"semantics": None}, "owa, cwa or pronto"),
     ({"semantics": ["owa"]}, "owa, cwa or pronto"), ({"answer": "true"}, "owa knows True, False, Unknown"),
     ({"answer": "Unknown", "semantics": "cwa"}, "cwa knows True, False"), ({"answer": True}, "a number or a string"),
+    *(({"size": size}, "it must be [facts, rules, depth, questions]")
+      for size in ([1, 2], None, "abcd", 3, [1, 0, 0, 9], [1, 0, 1, 1], [1.0, 0, 0, 1], [True, 0, 0, 1])),
+    ({"size": [3, 1, 1, 2]}, None), ({"size": (1, 0, 0, 1)}, None),
     ({"answer": "True, Unknown"}, None), ({"answer": "False, True", "semantics": "pronto"}, None)])
 def test_a_task_that_nothing_can_answer_is_refused(task, words):
     fault = Logic.complaint({"question": "Bob is red?", "answer": "True", **task})

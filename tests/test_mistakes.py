@@ -170,6 +170,14 @@ def test_whole_folders_that_fit_are_taken(things, tiny_model):
     folders.check_folders(tiny_model)
 
 
+def test_packed_weights_are_not_measured(things, tmp_path):
+    """Those of a checkpoint in 4 bits are a column of bytes, whatever the layer's shape."""
+    base = folder_of(tmp_path / "packed", {"model_type": "llama"}, {"model.norm.weight": (8,)})
+    save_file({f"{LAYER}.weight": np.zeros((24, 1), np.uint8), "model.norm.weight": np.zeros(8, np.float32)},
+              base / "model.safetensors")
+    folders.check_folders(str(base), str(things / "adapter"))
+
+
 def test_a_model_in_pieces_needs_all_of_them(things, tmp_path):
     first, second = f"{LAYER}.weight", "lm_head.weight"
     folder_of(tmp_path / "pieces", {}, {first: (6, 8)})

@@ -225,6 +225,21 @@ def test_settings_are_compared_as_json_has_them(tmp_path):
         assert len(out.done) == 1
 
 
+def test_two_processes_do_not_write_one_file(tmp_path):
+    with Output(tmp_path / "out", {"seed": 0}) as out:
+        out.write({"id": "a"})
+        assert "is being written by another process" in refusal(Output(tmp_path / "out", {"seed": 0}).__enter__)
+        out.write({"id": "b"})
+    assert [one["id"] for one in read_jsonl(tmp_path / "out")] == ["a", "b"]
+
+
+def test_what_cannot_be_written_is_said_in_a_line():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert "too deep to be written" in refusal(lambda: dump({"field": deep}))
+
+
 def test_a_part_without_its_settings_is_neither_trusted_nor_emptied(tmp_path):
     """They are written before the part is begun, so it is somebody else's."""
     begun(tmp_path / "out", [{"id": "a"}])

@@ -228,6 +228,14 @@ def test_killed_and_run_again(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["in", "m", "out", "whole"]
 
 
+def test_the_counts_stand_before_the_output(tmp_path, monkeypatch):
+    """run.sh skips a stage whose output stands: a death between the two would lose the counts for good."""
+    source, seen = write(tmp_path / "in.jsonl", [candidate("answer = 42")]), []
+    monkeypatch.setattr(envs, "add_metrics", lambda path, row: seen.append((tmp_path / "out.jsonl").exists()))
+    reward.main(["--in", str(source), "--out", str(tmp_path / "out.jsonl")])
+    assert seen == [False] and len(read(tmp_path / "out.jsonl")) == 1
+
+
 @pytest.mark.parametrize("flags, said", [
     (["--seed", "1"], "seed: 0 -> 1"), (["--limit", "2"], "limit: None -> 2"), ([], "inputs: ")])
 def test_other_settings_or_inputs_do_not_continue_a_file(tmp_path, monkeypatch, flags, said):
@@ -265,6 +273,8 @@ def test_an_input_is_not_overwritten(tmp_path):
     ("answer", True, ':3: "answer" is True (math needs a finite number)'),
     ("answer", 10 ** 400, "(math needs a finite number)"),
     ("env", "chess", ":3: \"env\" is 'chess' (use one of: "),
+    ("style", "step", ":3: \"style\" is 'step' (use one of: expression, steps)"),
+    ("few_shot", "0.5", ":3: \"few_shot\" is '0.5' (it must be a finite number"),
 ])
 def test_bad_line(tmp_path, field, value, message):
     bad = candidate("answer = 1")

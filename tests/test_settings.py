@@ -41,6 +41,14 @@ def test_refine_gets_the_flags_of_explore_that_it_knows(flags, wanted):
     assert shell("refine_flags", EXPLORE_FLAGS=flags) == wanted
 
 
+@pytest.mark.parametrize("seen, found", [("0", "1"), ("1,3", "2"), ("", "1"), (None, "4"), ("0,1,2", "3")])
+def test_ranks_are_the_gpus_that_torch_will_see(tmp_path, seen, found):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nfor n in 0 1 2 3; do echo \"GPU $n: a card\"; done\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    settings = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen})
+    assert shell("gpus", **settings) == found
+
+
 def test_paths_with_spaces_and_commas(tmp_path):
     for name in ("my data.jsonl", "a,b.json", "c.csv"):
         (tmp_path / name).touch()

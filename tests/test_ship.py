@@ -1,5 +1,6 @@
 """data/ship.py: what is shipped writes, in transformers alone, the programs that ours writes, token by token."""
 import json
+import shutil
 import subprocess
 import sys
 
@@ -99,6 +100,20 @@ def test_the_embedded_models_licence_is_known():
     card = ship.model_card({"iterations": {}}, known, ship.HUB_NAME, "runs/a/iter3/adapter")
     assert "license: apache-2.0" in card and "as they were" in card and "not evaluated" in card
     assert f"base_model: {ship.HUB_NAME}" in card and "```logic" in card
+
+
+def test_what_the_base_model_samples_with_is_not_shipped(shipped, tiny_model, tmp_path):
+    """Its temperature would end in an error of transformers, its repetition penalty in other programs."""
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_model, base)
+    own = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.3, "eos_token_id": [0, 1]}
+    (base / "generation_config.json").write_text(json.dumps(own))
+    shutil.copytree(shipped[1], run)
+    (run / "settings").write_text((run / "settings").read_text().replace(tiny_model, str(base)))
+    ship.main(["--in", str(run), "--out", str(tmp_path / "out")])
+    shipped_too = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert shipped_too["eos_token_id"] == [0, 1] and shipped_too["do_sample"] is False
+    assert not {"temperature", "top_k", "top_p", "repetition_penalty"} & {*shipped_too}
 
 
 @pytest.mark.parametrize("env", envs.ENVS)

@@ -49,6 +49,13 @@ def test_a_program_is_recorded_without_a_browser():
         ["click_xpath", "//*[@id='tt']"], ["type", "Ada"], ["click_xpath", "//*[@id='tt']"], ["type", "7"]]
 
 
+def test_calls_as_the_documentation_writes_them():
+    program = ("agent.click_xpath(xpath='//a')\nagent.click_option(xpath='//b')\nagent.movemouse(xpath='//c')\n"
+               "agent.type(text='d')\nagent.press(key='enter')\nexit()")  # exit(): after the actions it does no harm
+    assert json.loads(Web.run(program, {})) == [
+        ["click_xpath", "//a"], ["click_option", "//b"], ["movemouse", "//c"], ["type", "d"], ["press", "enter"]]
+
+
 @pytest.mark.parametrize("program, reason", [
     ("agent.click_xpath(None)", r"call 1, agent.click_xpath\('None'\): needs a string"),
     ("agent.type('a')\nagent.press('f13')", r"call 2, agent.press\('f13'\): no such key"),
@@ -226,6 +233,20 @@ def test_typed_text_never_becomes_a_script(browser, typed):
         assert do("terminal", seed, program.split("\n", 1)[1])[0] != "correct"
 
 
+def test_another_page_earns_nothing(browser):
+    """Page `terminal` goes where a typed <meta> says, to a page that is easier. All the typing takes its second."""
+    program = ("agent.click_xpath(\"//*[@id='terminal-target']\")\n"
+               "agent.type(\"<meta http-equiv='refresh' content='1;url=click-test.html'>\")\nagent.press('enter')\n"
+               "for _ in range(9): agent.type('.' * 200)\nagent.click_xpath(\"//*[@id='sync-task-cover']\")\n"
+               "agent.click_xpath(\"//*[@id='subbtn']\")")
+    assert all(do("terminal", seed, program)[0] != "correct" for seed in range(4))
+
+
+def test_what_is_in_no_element_is_no_element(browser):
+    outcome, result = do("click-test", 0, "agent.click_xpath('/')")
+    assert outcome == "error" and "no such element" in result
+
+
 # ----------------------------------------------------------------------------- what is learned --
 
 RIGHT = "agent.click_xpath(\"//*[@id='tt']\")\nagent.type('Jerald')\nagent.click_xpath('//button')"
@@ -240,6 +261,12 @@ def test_actions_after_the_task_is_done_are_not_learned(browser, junk):
     assert Web.tidy(record) == RIGHT
     plain = {"program": RIGHT, "outcome": "correct", "result": "reward 1.00"}
     assert Web.tidy(plain) == RIGHT and Web.canonical(plain) == Web.canonical(record)
+
+
+def test_words_of_a_program_are_not_the_browsers():
+    """A program may end with any error; `after 9 of 1 actions` says how much was needed only behind a reward."""
+    record = {"program": "agent.type('a')", "outcome": "error", "result": "SystemExit: after 9 of 1 actions"}
+    assert Web.tidy(record) == record["program"]
 
 
 def test_a_loop_is_left_as_it_is():
