@@ -96,6 +96,7 @@ FAULTS = {
          '!= record.get("reference")', "by_hand"),
         ("who has no r ranks first", "-math.inf if r is None", "0.0 if r is None", "teachers")],
     ("nanoenvisions/records.py", "test_records"): [
+        ("two processes write one file", "fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "two_processes"),
         ("lines are counted from 0", "enumerate(file, 1)", "enumerate(file)", "named_with_file"),
         ("true is a number", "type(value) is int and value >= 0",
          "isinstance(value, int) and value >= 0", "named_with_file"),
@@ -109,7 +110,7 @@ FAULTS = {
          "limit_reads"),
         ("surrogates become ?", "line = json.dumps(record)\n",
          'line = line.encode("utf-8", "replace").decode()\n', "comes_back"),
-        ("somebody's .part is emptied", "and self.part.stat().st_size", "and False",
+        ("somebody's .part is gone on with", "elif self.part.stat().st_size:", "elif False:",
          "neither_trusted"),
         ("a small file is written in place", "os.replace(part, path)\n    except",
          "Path(path).write_text(text)\n    except", "old_one_or"),
@@ -237,6 +238,7 @@ FAULTS = {
         ("one name for all candidates", '"candidate": candidate,', '"candidate": 0,',
          "published_programs")],
     ("nanoenvisions/logic.py", "test_logic"): [
+        ("any quality will do", "is_variable(parts[0])", "False", "errors_say"),
         ("the closed world's not is the open one's", 'literal[0] or semantics != "cwa" else',
          "True else", "closed_world"),
         ("conditions with not must be known", 'naf=semantics == "cwa"', "naf=False",
@@ -287,6 +289,8 @@ FAULTS = {
          "longest_proof"),
         ("drafts are right", "del lines[len(examples) % len(lines)]", "pass", "name_nothing")],
     ("nanoenvisions/web.py", "test_web"): [
+        ("a program speaks for the browser", r'r"^reward \S+ after', 'r" after', "words_of_a"),
+        ("exit() is an error", "with contextlib.suppress(SystemExit):", "if True:", "documentation_writes"),
         ("any length of text", "if len(text) > LONGEST[verb]", "if False",
          "known_actions or wrong_call"),
         ("any key", 'if verb == "press" and text not in KEYS', "if False",
@@ -344,6 +348,10 @@ FAULTS = {
     ("reward.py", "test_guards"): [
         ("optional fields are none", "record.get(field, default)", "record.get(field)",
          "optional_fields")],
+    ("nanoenvisions/values.py", "test_sandbox"): [
+        ("what a wrapped stdout holds is lost", "in (sys.stdout, stdout):", "in (stdout,):", "test_case")],
+    ("nanoenvisions/browser.py", "test_web"): [
+        ("an easier page will do", 'if state["done"] and state["here"]:', 'if state["done"]:', "another_page")],
     ("nanoenvisions/values.py", "test_values"): [
         ("one in a thousand off is right", "1e-9 * abs(gold)", "1e-3 * abs(gold)", "equal"),
         ("one off is right", "gold.is_integer() and abs", "False and abs", "equal"),
@@ -365,6 +373,7 @@ FAULTS = {
         ("a dead server's programs are lost", "self.again.append((number, job))\n\n",
          'self.file(number, "error", "lost")\n\n', "dead_server")],
     ("nanoenvisions/jail.py", "test_sandbox"): [
+        ("more run than there are descriptors", "max(1, min(slots, (most - 64) // 2))", "slots", "few_descriptors"),
         ("random has no seed", "    random.seed(self.seed)", "    random.seed()", "same_seed"),
         ("scratch directories can be guessed", "os.urandom(8).hex()", "len(os.listdir(self.base))",
          "guessable"),
@@ -373,6 +382,7 @@ FAULTS = {
         ("twice the threads", "\nTHREADS = 64 ", "\nTHREADS = 128 ", "limits_are"),
         ("twice the files", "\nFILES = 64 ", "\nFILES = 128 ", "limits_are")],
     ("nanoenvisions/server.py", "test_sandbox"): [
+        ("a program has our arguments", "sys.argv[1:] = []", "pass", "test_case"),
         ("answers stay in the server's memory", "ANSWER[:size] = bytes(size)", "pass",
          "finds_another")],
     ("nanoenvisions/server.py", "test_sandbox_load"): [

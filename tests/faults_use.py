@@ -4,11 +4,15 @@ FAULTS = {
     ("nanoenvisions/folders.py", "test_mistakes"): [
         ("a file that is cut off passes", "if 8 + length + ends != size:", "if False:", "one_line_before"),
         ("the rank is not looked at", "if rank not in known:", "if False:", "one_line_before"),
-        ("the width is not looked at", 'base["AB".index(side[0]) - 1] != wide', "False", "one_line_before"),
-        ("A and B are mistaken", '"AB".index(side[0]) - 1', '"AB".index(side[0])', "that_fit"),
+        ("the width is not looked at", "wide not in base", "False", "one_line_before"),
+        ("A and B are mistaken", 'shape if side[0] == "A" else shape[::-1]', "shape", "that_fit"),
+        ("packed numbers are measured", 'if one["dtype"][0] in "BF"}', "}", "packed_weights"),
         ("more layers than the model has pass", "if deeper or base", "if base", "one_line_before"),
         ("a missing piece passes", "if not (folder / name).exists():", "if False:", "in_pieces"),
         ("pieces replace each other", "shapes |= read", "shapes = read", "in_pieces")],
+    ("nanoenvisions/folders.py", "test_families"): [
+        ("experts are of another rank", ' or ".experts" in layer', "", "was_learned"),
+        ("all layers are [out, in]", "wide not in base", 'base["AB".index(side[0]) - 1] != wide', "was_learned")],
     ("nanoenvisions/begin.py", "test_mistakes"): [
         ("swapped letters are far", "(letter, a[i - 2]) == (b[j - 2], other)", "False", "misspelt"),
         ("what is near to two letters off", "edits(name, one) == 1", "edits(name, one) <= 3", "none_of_our"),
@@ -21,6 +25,7 @@ FAULTS = {
     ("nanoenvisions/setup.sh", "test_run"): [
         ("all tests are run with those named", "all=()", ":", "named")],
     ("nanoenvisions/setup.sh", "test_settings"): [
+        ("hidden GPUs count", 'if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]', "if false", "torch_will_see"),
         ("a name with a space is two", "IFS=, read -ra", "read -ra", "spaces_and"),
         ("a comma is never in a name", '[[ -z "$1" || -e "${2:-}$1" ||', '[[ -z "$1" ||', "spaces_and"),
         ("the user's own files are not noted", '"import "* | "--test "* |', '"--test "* |', "own_files"),

@@ -1,4 +1,7 @@
 """The embedded model: fetched from the package index, converted once, and sampled faithfully."""
+import json
+import shutil
+
 import pytest
 
 import envs
@@ -54,6 +57,15 @@ def test_four_bits_are_the_default_and_real(embedded):
     a, b = (one.model.layers[0].mlp.up_proj.weight.float() for one in (exact, rounded))
     assert len(b.flatten()[:64].unique()) <= 16 < len(a.flatten()[:64].unique())
     assert 0.02 < (a - b).norm() / a.norm() < 0.15
+
+
+def test_a_tokenizer_needs_an_end(tiny_model, tmp_path):
+    """Sampling could do with the model's own; training could not say where a program ends."""
+    shutil.copytree(tiny_model, tmp_path / "endless")
+    config = tmp_path / "endless/tokenizer_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": None}))
+    with pytest.raises(SystemExit, match="its tokenizer knows no end"):
+        model.load_model(str(tmp_path / "endless"))
 
 
 @pytest.mark.parametrize("instructions, vendor, amx, fast", [

@@ -197,6 +197,16 @@ def test_a_fence_within_a_line_is_program(tiny):
 
 # ---- one token ------------------------------------------------------------------------------
 
+def test_more_than_a_model_can_read_is_refused(tiny, monkeypatch):
+    """Learned positions end in an IndexError, rotary ones in noise."""
+    requests = [(PROMPTS["zero-shot"][0], [0]), (PROMPTS["zero-shot"][1], [1])]
+    longest = max(len(tiny[1](prompt).input_ids) for prompt, _ in requests)
+    monkeypatch.setattr(tiny[0].config, "max_position_embeddings", longest + 10)
+    assert len(sampler.generate_all(*tiny, requests, 4, **WARM | {"max_new_tokens": 10})) == 2
+    with pytest.raises(SystemExit, match=f"a prompt of {longest} tokens and 11 new ones are more than"):
+        sampler.generate_all(*tiny, requests, 4, **WARM | {"max_new_tokens": 11})
+
+
 def test_the_nucleus_by_hand():
     """p = (0.5, 0.3, 0.2), top_p = 0.7: the third is cut; u = 0.6 is 0.48 of 0.8: the first."""
     logits = torch.tensor([[0.5, 0.3, 0.2]]).log().repeat(4, 1)
