@@ -11,6 +11,7 @@
                           mistakes to learn from, too; positives of U1 serve again
                           --n3: the n3 = min(N3, |P+|) best positives as their own drafts,
                           "return it as it is":                                    (x, a+) -> a+
+                          --either: the former of half of the tasks, the latter of the other half
 
 Worked example, N1 = 10, N2 = 2: |P+| = 4 and |P-| = 3 give n1 = 3 and n2 = 1, so the fourth
 positive is paired with the first negative. A single positive is always learned from (n1 = 1) and
@@ -59,6 +60,7 @@ if __name__ == "select":
 else:
     import random
     import time
+    import zlib
     from collections import defaultdict
     from itertools import cycle
 
@@ -211,6 +213,8 @@ def parse_args(argv=None):
     add("--n2", type=int, default=2, help="N2, most mistakes per task to learn from")
     add("--reuse", action="store_true", help="mistakes may be paired with positives of U1 again")
     add("--n3", type=int, default=0, help="N3, most right programs per task to learn to keep")
+    add("--either", action="store_true",
+        help="learn from a task's mistakes or what to keep, not both (by a hash of its id)")
     add("--all-positives", action="store_true", help="learn from all of P+ and no mistakes (RFT)")
     add("--pairs", help="file to write pairs (a+, a-) to, for DPO")
     add("--num-pairs", type=int, default=2, help="most pairs per task")
@@ -253,12 +257,15 @@ def main(argv=None):
         lessons, self_reward if args.rank == "self-reward" else lambda record: coin.random())
     pool = distinct(before + kept)
     rows, pairs = [], []
-    for positives, negatives in split_pool(distinct(kept) if args.rows_from == "now" else pool,
-                                           args.rank, args.seed).values():
+    tasks = split_pool(distinct(kept) if args.rows_from == "now" else pool, args.rank, args.seed)
+    for task, (positives, negatives) in tasks.items():
+        n2, n3 = args.n2, args.n3
+        if args.either:
+            n2, n3 = (n2, 0) if negatives and zlib.crc32(task.encode()) % 2 else (0, n3)
         if args.all_positives:
             rows += map(solve_row, positives)
         else:
-            rows += training_rows(positives, negatives, args.n1, args.n2, args.n3, args.reuse)
+            rows += training_rows(positives, negatives, args.n1, n2, n3, args.reuse)
         pairs += preference_pairs(positives, negatives, args.num_pairs, args.far_pairs)
     counts = {"tasks": len({record["id"] for record in records + pool}),
               **pool_counts(lessons, kept, before, pool), "stated": stated}

@@ -13,6 +13,6 @@
 : "${TEMPERATURE:=1.0}"    # of sampling after iteration 0
 : "${N2:=1}"               # most mistakes a task to learn from, and with the flags below:
 # --reuse: a task with a single right program has a mistake to learn from, too; --n3 1: and one
-# right program to keep. Without both, rewrites undo two in five right drafts (docs/METHOD.md).
-# SELECT_FLAGS= N2=2 is the article.
-: "${SELECT_FLAGS=--reuse --n3 1}"
+# right program to keep; --either: one of the two. Without them, rewrites undo two in five right
+# drafts (docs/METHOD.md). SELECT_FLAGS= N2=2 is the article.
+: "${SELECT_FLAGS=--reuse --n3 1 --either}"

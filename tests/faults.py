@@ -56,7 +56,7 @@ FAULTS = {
         ("default N2 = 0", '"--n2", type=int, default=2', '"--n2", type=int, default=0',
          "articles_numbers"),
         ("--n1 ignored", "negatives, args.n1, ", "negatives, 10, ", "lowest_positives"),
-        ("--n2 ignored", "args.n1, args.n2", "args.n1, 2", "lowest_positive"),
+        ("--n2 ignored", "n2, n3 = args.n2, args.n3", "n2, n3 = 2, args.n3", "lowest_positive"),
         ("mistakes without the draft", 'envs.refine_prompt(good, draft["program"])',
          "envs.solve_prompt(good)", "lowest_positives"),
         ("mistakes with the right draft", 'refine_prompt(good, draft["program"])',

@@ -60,6 +60,8 @@ FAULTS = {
          "numbers_of_mawps"),
         ("the hub's split ignored", 'split=split or "train"', 'split="train"', "the_hub_s_way")],
     ("select.py", "test_lessons"): [
+        ("both kinds of a task's rewrites", "if args.either:", "if False:", "either_mistakes"),
+        ("no mistakes, and nothing to keep", "if negatives and zlib", "if zlib", "either_mistakes"),
         ("stated numbers are learned", 'if args.stated else lessons_of(records)', "if True else None", "states"),
         ("--stated does nothing", '(records, 0) if args.stated else', "", "states"),
         ("nothing says why", '* bool(stated)', "* False", "states"),

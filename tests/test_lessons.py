@@ -1,7 +1,9 @@
 """select.py: right programs that are no lesson, as they state their answer."""
+import zlib
+
 import pytest
 from test_drafts import solution
-from test_select import record, run
+from test_select import many, record, run
 
 from envs import ENVS
 from nanoenvisions.tidy import computes
@@ -64,3 +66,14 @@ def test_what_is_computed_beside_does_not_count(junk):
     ("solution = lambda: x\nx = 6 * 7", True), ("def solution():\n    return 42\nsolution = 6 * 7", True)])
 def test_what_the_answer_is_made_of_counts(text, does):
     assert computes(text) is does
+
+
+def test_either_mistakes_or_what_to_keep(tmp_path):
+    """By a hash of its id; a task without mistakes has nothing but what to keep."""
+    tasks = [{**one, "id": name} for name in "abcdefgh" for one in many(2, 2)]
+    tasks += [{**one, "id": "solved at once"} for one in many(1, 0)]
+    _, _, rows, _ = run(tmp_path, tasks, "--reuse", "--n2", 1, "--n3", 1, "--either")
+    refine = {row["id"]: "n0 = 1" in row["prompt"] for row in rows if row["kind"] == "refine"}
+    assert sum(row["kind"] == "refine" for row in rows) == len(refine) == 9  # one a task
+    assert refine == {name: zlib.crc32(name.encode()) % 2 == 1 for name in "abcdefgh"} | {"solved at once": False}
+    assert {*refine.values()} == {True, False}
