@@ -227,10 +227,10 @@ def test_same_seed_same_results():
 def test_few_descriptors_slow_down_and_judge_nobody():
     """A program that runs takes two. `ulimit -n 96`: sixteen at once, though the cores would bear more that sleep."""
     code = ("from sandbox_tools import run; from collections import Counter\n"
-            "print(Counter(run(48 * ['import time; time.sleep(0.4); answer = 42'], workers=4)))")
+            "print(Counter(run(64 * ['import time; time.sleep(1.5); answer = 42'], workers=8)))")
     done = subprocess.run(["bash", "-c", f"ulimit -n 96; exec {sys.executable} -c \"$0\"", code], text=True,
                           capture_output=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
-    assert done.stdout == "Counter({('ok', '42'): 48})\n", done.stderr
+    assert done.stdout == "Counter({('ok', '42'): 64})\n", done.stderr
 
 
 @pytest.mark.parametrize("program, most", [
