@@ -34,6 +34,8 @@ def start(tmp_path_factory, tiny_model):
     def start(out, *words, folder=ROOT, **settings):
         return subprocess.Popen(
             ["bash", str(ROOT / "run.sh"), *words], cwd=folder, text=True, start_new_session=True,
+            # Ctrl-C works, though these tests may have been started where it is ignored (`... &` in a script)
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
                 **os.environ, **SETTINGS, "PYTHON": sys.executable, "MODEL": tiny_model,
                 "OUT": str(out), "MAKE_FLAGS": f"--templates {templates}", **settings})
