@@ -199,10 +199,11 @@ class Output:
             fail(f"{self.path}: not a file (choose an --out that can be written)")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            begun = self.part.exists()  # without it a note is of a file that somebody deleted
             with contextlib.ExitStack() as unfit:  # closes the file unless all is well
                 self.file = unfit.enter_context(open(self.part, "ab"))
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.note.exists():
+                if begun and self.note.exists():
                     self._resume()
                 elif self.part.stat().st_size:
                     fail(f"{self.part} is in the way: nobody knows what it was made with "

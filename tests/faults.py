@@ -96,6 +96,7 @@ FAULTS = {
          '!= record.get("reference")', "by_hand"),
         ("who has no r ranks first", "-math.inf if r is None", "0.0 if r is None", "teachers")],
     ("nanoenvisions/records.py", "test_records"): [
+        ("a deleted part binds", "if begun and self.note", "if self.note", "other_settings"),
         ("two processes write one file", "fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "two_processes"),
         ("lines are counted from 0", "enumerate(file, 1)", "enumerate(file)", "named_with_file"),
         ("true is a number", "type(value) is int and value >= 0",

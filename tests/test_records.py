@@ -217,6 +217,10 @@ def test_other_settings_are_refused_and_named(tmp_path, settings, said):
     with pytest.raises(SystemExit, match=f"begun with other settings \\({said}\\)"):
         Output(tmp_path / "out", settings).__enter__()
     assert read_jsonl(tmp_path / "out.part") == [{"id": "a"}]  # nothing is lost
+    (tmp_path / "out.part").unlink()  # as it says
+    with Output(tmp_path / "out", settings) as out:
+        out.write({"id": "b"})
+    assert read_jsonl(tmp_path / "out") == [{"id": "b"}] and [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
 def test_settings_are_compared_as_json_has_them(tmp_path):
