@@ -218,8 +218,10 @@ def unknown_env(record: dict) -> str | None:
 
 def unfit(record: dict) -> str | None:
     """For read_jsonl: why this task cannot be explored or rewarded; None if it can."""
-    return unknown_env(record) or ("answer" in record
-                                   and ENVS[record["env"]].complaint(record)) or None
+    fault = unknown_env(record)
+    if fault is None and "answer" in record:
+        fault = ENVS[record["env"]].complaint(record)
+    return fault
 
 
 def make_tasks(args):
@@ -232,8 +234,7 @@ def make_tasks(args):
 
 def import_tasks(args):
     """envs.py import: turn public data sets, or files of your own, into tasks."""
-    collect.import_tasks(args, FORMATS, unknown_env,
-                         unfit=lambda task: ENVS[task["env"]].complaint(task))
+    collect.import_tasks(args, FORMATS, unknown_env, unfit)
 
 
 def parse_args(argv):

@@ -129,9 +129,9 @@ def has_fast_bfloat16(device) -> bool:
     """
     if device.type != "cpu":
         return True
-    intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and (
-        not intel or torch.cpu._is_amx_tile_supported())
+        torch.cpu._is_amx_tile_supported()
+        or "GenuineIntel" not in Path("/proc/cpuinfo").read_text())
 
 
 def add_adapter(model, adapter: str, merged: bool):

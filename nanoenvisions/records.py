@@ -200,8 +200,8 @@ class Output:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             begun = self.part.exists()  # without it a note is of a file that somebody deleted
-            with contextlib.ExitStack() as unfit:  # closes the file unless all is well
-                self.file = unfit.enter_context(open(self.part, "ab"))
+            with contextlib.ExitStack() as opened:  # closes the file unless all is well
+                self.file = opened.enter_context(open(self.part, "ab"))
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if begun and self.note.exists():
                     self._resume()
@@ -210,7 +210,7 @@ class Output:
                          "(move or delete it, or choose another --out)")
                 else:
                     write_whole(self.note, dump(self.settings))
-                unfit.pop_all()
+                opened.pop_all()
         except BlockingIOError:
             fail(f"{self.part} is being written by another process (wait for it, or choose another "
                  "--out)")

@@ -102,7 +102,7 @@ FAULTS = {
         ("an adapter is loaded and not used", "return model.merge_and_unload() if merged",
          "return model.unload() if merged", "adapter_explores")],
     ("nanoenvisions/model.py", "test_model"): [
-        ("instructions are speed", "not intel or torch.cpu", "True or torch.cpu", "which_cpus")],
+        ("instructions are speed", '"GenuineIntel" not in Path("/proc/cpuinfo").read_text()', "True", "which_cpus")],
     ("nanoenvisions/families.py", "test_families"): [
         ("nothing is checked", "if not sorted(errors)[-2] < CHECK_ERROR", "if False",
          "check_notices"),
