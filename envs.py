@@ -97,7 +97,7 @@ class Math(Environment):
         self.kinds = library_kinds()  # of numpy's and sympy's numbers, before programs run
 
     def run(self, program, job):
-        """In the child: what solution() returns, else the last number printed, else a variable.
+        """In the child: what solution() returns, else the last line printed, else a variable.
 
         Math().run("def solution():\\n    return [6 * 7]", {}) -> "42"
         """

@@ -125,10 +125,11 @@ start() {
          --nproc-per-node "$RANKS" "$@" ;;
   esac
 }
-# stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, for then it is finished
+# stage OUTPUT SCRIPT FLAGS...: run a stage unless its output exists, for then it is finished. What
+# makes it is noted before: a stage may end well though run.sh is killed meanwhile.
 stage() {
   local output="$1"; shift
-  [ -e "$output" ] || { ran=1; start "$@"; made "$output" "$@"; }
+  [ -e "$output" ] || { ran=1; made "$output" "$@"; start "$@"; }
 }
 common=(--seed "$SEED" --metrics "$OUT/metrics.jsonl")
 model=(--bits "$BITS" ${MODEL:+--model "$MODEL"} "${common[@]}")

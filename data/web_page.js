@@ -12,7 +12,8 @@ window.nano = {
     // The arrows of a narrow number field lie under its middle, where the mouse clicks.
     document.head.insertAdjacentHTML("beforeend", "<style>input::-webkit-inner-spin-button { display: none }</style>");
     if (hide) document.getElementById("query").textContent = "";  // else an XPath could read the answer there
-    // From here on nothing that is typed becomes a script.
+    // From here on nothing that is typed becomes a script, neither by the browser nor by jQuery's eval.
+    if (window.jQuery) jQuery.globalEval = () => {};
     document.head.insertAdjacentHTML("beforeend", "<meta http-equiv='Content-Security-Policy' " +
       "content=\"script-src 'unsafe-eval'; base-uri 'none'\">");
     this.started = true;

@@ -157,7 +157,7 @@ def declared(tree) -> set:
 
 
 def wants_arguments(of: ast.arguments) -> bool:
-    return len(of.posonlyargs + of.args) > len(of.defaults)
+    return len(of.posonlyargs + of.args) > len(of.defaults) or None in of.kw_defaults
 
 
 def states(node) -> bool:

@@ -57,7 +57,8 @@ def computes(program: str) -> bool:
     tree = parse(untyped(program))
     if tree is None:
         return True
-    known = {"print", "solution"}.union(  # to call these is no work; what is done in them may be
+    known = {"print", "solution", "int", "float", "round", "abs", "str"}.union(
+        # to call these is no work; what is done in them may be
         node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
     return any(
         isinstance(node, work) and getattr(getattr(node, "left", 0), "id", "") != "__name__"

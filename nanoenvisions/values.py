@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import io
 import itertools
 import math
@@ -43,7 +44,7 @@ def execute(program: str) -> tuple:
 
     solution() is called after the program; not if the program itself has called it, as in
     `print(solution())`: what it used up may be gone, and its time is not to be paid twice. Then the
-    value is what it returned last. One that wants arguments only the program can call.
+    value is what it returned last. One that wants arguments, or is a class, only the program can call.
     """
     tail, calls, value = Tail(), [], None
     stdout = sys.stdout = io.TextIOWrapper(io.BufferedWriter(tail), encoding="utf-8",
@@ -55,6 +56,8 @@ def execute(program: str) -> tuple:
     solution = names.get("solution")
     if not callable(solution):
         value = solution
+    elif isinstance(solution, type):
+        pass
     elif calls and calls[-1][0] is solution:
         value = calls[-1][1]
     elif not wants_arguments(solution):
@@ -64,6 +67,8 @@ def execute(program: str) -> tuple:
         with contextlib.suppress(Exception):
             stream.flush()
     lines = tail.kept.decode("utf-8", "replace").strip().splitlines()
+    while lines[1:] and lines[-1].strip() in ("", "None"):  # print(solution()), which printed 42
+        del lines[-1]
     return None if callable(value) else value, lines[-1].strip() if lines else "", names
 
 
@@ -100,8 +105,14 @@ def watched(program: str, calls: list, names: dict):
 
 
 def wants_arguments(function) -> bool:
-    return (type(function) is types.FunctionType
-            and function.__code__.co_argcount > len(function.__defaults__ or ()))
+    """Also of what a decorator has wrapped, if it says so: lru_cache, functools.wraps."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return True
+    except ValueError:  # of a built-in function: nobody knows
+        pass
+    return False
 
 
 def plain(value, kinds=None, depth=0) -> str:

@@ -350,7 +350,13 @@ FAULTS = {
         ("optional fields are none", "record.get(field, default)", "record.get(field)",
          "optional_fields")],
     ("nanoenvisions/values.py", "test_sandbox"): [
-        ("what a wrapped stdout holds is lost", "in (sys.stdout, stdout):", "in (stdout,):", "test_case")],
+        ("what a wrapped stdout holds is lost", "in (sys.stdout, stdout):", "in (stdout,):", "test_case"),
+        ("a class is called", "elif isinstance(solution, type):", "elif False:", "test_case"),
+        ("None is what was printed last", 'strip() in ("", "None"):', 'strip() in ("",):', "test_case"),
+        ("None is never said", "while lines[1:] and", "while lines and", "test_case"),
+        ("all can be called", "TypeError:\n        return True", "TypeError:\n        pass", "test_case")],
+    ("data/web_page.js", "test_web"): [
+        ("jQuery runs what is typed", "if (window.jQuery) jQuery.globalEval = () => {};", "", "becomes_a_script")],
     ("nanoenvisions/browser.py", "test_web"): [
         ("an easier page will do", 'if state["done"] and state["here"]:', 'if state["done"]:', "another_page")],
     ("nanoenvisions/values.py", "test_values"): [

@@ -80,6 +80,8 @@ FAULTS = {
         ("one iteration too many is left", "(of - iteration - 1) * took", "(of - iteration) * took", "by_hand"),
         ("a resumed iteration took no time", "took = max(seconds, sum", "took = min(seconds, sum", "resumed"),
         ("groups are left out of the log", "if isinstance(value, dict):", "if False:", "numbers_are")],
+    ("run.sh", "test_stale"): [
+        ("noted when it has ended", 'made "$output" "$@"; start "$@";', 'start "$@"; made "$output" "$@";', "outlives")],
     ("nanoenvisions/stale.py", "test_stale"): [
         ("a docstring is code", 'body[0].value.value = ""', "pass", "said_and_redone"),
         ("only a stage's own file is code", "            for other in uses[file]:\n                reach(other, seen)\n        return",

@@ -32,6 +32,7 @@ def test_a_right_program_that_states_its_number_teaches_nothing(tmp_path):
 
 @pytest.mark.parametrize("text, does", [
     (STATED, False), ("answer = -42", False), ("print(42)", False), ("x = 42\nanswer = x", False), (COMPUTED, True),
+    ("answer = int(42)", False), ("answer = round(float('42'))", False), ("answer = int(6 * 7)", True),
     (STATED + "\nprint(solution())", False), (STATED + "\nif __name__ == '__main__':\n    print(solution())", False),
     ("answer = sum([1, 2])", True), ("answer = [1, 2][0]", True), ("answer = 2 > 1", True), ("not ( python", True),
     ("answer = 0\nfor i in (1, 2): answer += i", True), ("answer = 0\nanswer -= 6", True),
@@ -62,6 +63,7 @@ def test_what_is_computed_beside_does_not_count(junk):
     # solution() does not give it
     ("def solution():\n    return None\nprint(6 * 7)", True), ("def solution():\n    x = 1\nanswer = 6 * 7", True),
     ("def solution(a):\n    return a\nprint(solution(6 * 7))", True),
+    ("def solution(*, a):\n    return a\nprint(solution(a=6 * 7))", True),
     ("def solution(a=42):\n    return a\nprint(solution(6 * 7))", False),
     ("solution = lambda: x\nx = 6 * 7", True), ("def solution():\n    return 42\nsolution = 6 * 7", True)])
 def test_what_the_answer_is_made_of_counts(text, does):

@@ -66,6 +66,17 @@ def test_code_that_has_changed_is_said_and_redone(start):
     assert start() == ""
 
 
+def test_a_stage_that_outlives_run_sh_is_noted(start):
+    for name in ("made", "tasks.jsonl"):
+        (start.out / name).unlink()
+    dies = SCRIPT.replace("RANKS=1", 'RANKS=1; start() { "$PYTHON" "$@"; kill -9 $$; }')
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", dies], cwd=start.clone, capture_output=True,
+                          env={**os.environ, "PYTHON": sys.executable, "OUT": str(start.out), "STALE": "say"})
+    assert done.returncode == -9 and (start.out / "tasks.jsonl").exists()
+    edit(start.clone / "envs.py", 'f"Question: {question}', 'f"Task: {question}')
+    assert ": tasks.jsonl (envs.py" in start()
+
+
 def test_what_follows_a_replaced_file_is_out_of_date(start):
     (start.out / "explored.jsonl").write_text(explored("3 + 2 + 2"))
     said = start()

@@ -223,7 +223,8 @@ def test_the_question_cannot_be_read_by_an_xpath(browser, task):
 
 @pytest.mark.parametrize("typed", ["<img src=x onerror=core.endEpisode(1)>",
                                    "<svg onload=core.endEpisode(1)>",
-                                   "<iframe srcdoc='<script>parent.core.endEpisode(1)</script>'>"])
+                                   "<iframe srcdoc='<script>parent.core.endEpisode(1)</script>'>",
+                                   "<script>core.endEpisode(1)</script>"])
 def test_typed_text_never_becomes_a_script(browser, typed):
     """Page `terminal` writes what is typed into its HTML as it is."""
     program = ("agent.click_xpath(\"//*[@id='terminal-target']\")\n"
