@@ -150,13 +150,16 @@ def seed_of(run) -> str:
 
 
 def scores(iterations) -> dict[str, list]:
-    """{name: [(accuracy, num) or None for each iteration]}: of all held-out tasks, and by group."""
+    """{name: [(accuracy, num) or None for each iteration]}: of all held-out tasks, and by group.
+
+    "test" are all of them; a group of that name, of a file test.jsonl, is "group test".
+    """
     evals = [stages.get("eval", {}) for stages in iterations.values()]
     groups = list(dict.fromkeys(name for row in evals for name in row.get("by_group", {})))
     found = {"test": evals}
     if 1 < len(groups) <= MOST_GROUPS:
-        found |= {name: [row.get("by_group", {}).get(name, {}) for row in evals]
-                  for name in groups}
+        found |= {"group " * (name in found) + name:
+                  [row.get("by_group", {}).get(name, {}) for row in evals] for name in groups}
     return {name: [(row["accuracy"], row["num"]) if row else None for row in rows]
             for name, rows in found.items()}
 
@@ -184,8 +187,8 @@ def distinct_questions(runs) -> int | None:
     found = set()
     for run in runs:
         try:
-            tasks = envs.read_jsonl(run["folder"] / "test.jsonl", ("id", "question"))
+            tasks = envs.read_jsonl(run["folder"] / "test.jsonl", ("question",))
         except SystemExit:
             return None
-        found |= {(task["id"], task["question"]) for task in tasks}
+        found |= {task["question"] for task in tasks}
     return len(found)

@@ -120,6 +120,6 @@ def comparison_notes(runs) -> str:
         asked = sum(final_scores(run)["test"][1] for run in some)
         repeated += asked - (distinct_questions(some) or asked)
     notes.append("questions of different seeds are different draws." if not repeated else
-                 "a question that several seeds ask counts once in it.")
+                 "a question that is asked several times counts once in it.")
     return "\n".join(notes + [f"not counted, ended before the others: {run['name']}"
                               for run in early])

@@ -59,7 +59,9 @@ def count_votes(env, task: dict, programs: list[dict]) -> list[list[dict]]:
         if one["status"] != "ok":
             continue
         for camp in camps:
-            if env.compare({**task, "answer": camp[0]["value"]}, one["value"])[0] == "correct":
+            value = camp[0]["value"]
+            if one["value"] == value or env.compare(
+                    {**task, "answer": value}, one["value"])[0] == "correct":
                 camp.append(one)
                 break
         else:
@@ -101,6 +103,8 @@ def main(argv, envs):
     check_folders(args.model, args.adapter)
     if not args.ask.strip():
         fail("--ask: no question (write it between quotes)")
+    if args.env not in envs.ENVS:
+        fail(f"{args.run}: ENV={args.env} is none of {', '.join(envs.ENVS)} (enter it in envs.py)")
     env = envs.ENVS[args.env]
     task = {"id": "ask", "env": args.env, **env.asked(args.ask)}
     for field, default in env.job_fields.items():

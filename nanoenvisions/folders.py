@@ -154,7 +154,7 @@ def read_run(folder) -> dict:
     """Settings of a run of run.sh, and "adapter": the last one that it has trained, or None."""
     settings = Path(folder) / "settings"
     try:
-        lines = settings.read_text(encoding="utf-8").splitlines()
+        lines = settings.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         fail(f"{settings}: {error.strerror} (give OUT of run.sh, such as runs/math)")
     known = dict(line.split("=", 1) for line in lines if "=" in line)

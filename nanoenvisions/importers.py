@@ -39,6 +39,14 @@ MATH_FORMATS = {
 # answers may be words, roots or pairs: such rows are left out and counted, not refused
 OWN_FILE = "give the data set's own file"  # the remedy for what cannot be read
 WORDY = ("math", "asdiv", "own")
+CALCULATION = re.compile(r"(?:[\d\s+\-*/^().!{}\[\]]|"
+                         r"\\(?:[dt]?frac|sqrt|pi|cdot|times|binom|left|right)(?![A-Za-z]))+")
+
+
+def bare(text: str) -> str:
+    """An answer without units at its end, spacing, and signs of money, degrees and percent."""
+    return re.sub(r"\\(text|mbox)\{[^{}]*\}(\^\{?\d\}?)?\s*$|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?",
+                  "", text.replace("\u2212", "-"))  # the minus sign of typesetting
 
 
 def plain_number(text: str):
@@ -46,10 +54,7 @@ def plain_number(text: str):
 
     "$1,234.50" -> 1234.5, "\frac{3}{4}" -> 0.75, "3:2" -> None
     """
-    text = text.replace("\u2212", "-")  # the minus sign of typesetting
-    # without units at the end, spacing and signs
-    text = re.sub(r"\\(text|mbox)\{[^{}]*\}(\^\{?\d\}?)?\s*$|\\[!,; ]|\\?[$%]|\^\{?\\circ\}?",
-                  "", text)
+    text = bare(text)
     # a fraction alone: the digits of 2\frac12, however braced, must not run together as 21/2
     text = re.sub(r"^(\D*)\\[dt]?frac(\d|\{-?\d+\})(\d|\{\d+\})(?!.*\d)", r"\1\2/\3", text)
     text = re.sub(r"[{}]", "", text).strip()
@@ -62,7 +67,13 @@ def plain_number(text: str):
 
 
 def latex_number(text: str):
-    r"""The number that LaTeX such as \frac{\sqrt{3}}{2} states, where math-verify is installed."""
+    r"""The number that LaTeX such as \frac{\sqrt{3}}{2} states, where math-verify is installed.
+
+    Of 3:2, 0.\overline{3} and 4 hours 30 minutes the library would read a part.
+    """
+    text = bare(text)
+    if not CALCULATION.fullmatch(text):
+        return None
     try:
         from math_verify import parse
     except ImportError:
@@ -80,7 +91,8 @@ def read_rows(source) -> list:
     """
     if str(source).startswith("hub:"):
         return hub_rows(str(source))
-    path, rows = Path(source), []
+    path = file = Path(source)
+    rows = []
     try:
         for file in sorted(path.rglob("*.json")) if path.is_dir() else [path]:
             text = file.read_text(encoding="utf-8-sig").strip()
@@ -97,8 +109,8 @@ def read_rows(source) -> list:
                 rows += read_jsonl(file)
     except (OSError, ValueError, RecursionError, csv.Error,
             xml.etree.ElementTree.ParseError) as error:
-        begins = path.read_bytes()[:9] if path.is_file() else b""
-        fail(f"{path}: {getattr(error, 'strerror', None) or error} ({cure(begins, OWN_FILE)})")
+        begins = file.read_bytes()[:9] if file.is_file() else b""
+        fail(f"{file}: {getattr(error, 'strerror', None) or error} ({cure(begins, OWN_FILE)})")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             fail(f"{path}: entry {number} is {row!r:.40}, not an object of fields ({OWN_FILE})")
@@ -136,6 +148,13 @@ def filled(row: dict) -> dict:
     return {**row, "Question": text}
 
 
+def entry(source, number: int, rows: list) -> str:
+    """For messages: "data.csv: entry 3"; of a folder with a row in each file, that file."""
+    files = sorted(Path(source).rglob("*.json")) if Path(source).is_dir() else []
+    return str(files[number - 1]) if len(files) == len(rows) else (
+        f"{source_name(source)}: entry {number}")
+
+
 def import_math(source, format: str, rows=None) -> list[dict]:
     """The rows of a public data set as tasks; MATH_FORMATS says where question and answer stand.
 
@@ -146,14 +165,14 @@ def import_math(source, format: str, rows=None) -> list[dict]:
     for number, row in enumerate(rows, 1):
         for field in [*fields, answer_field]:
             if row.get(field) in (None, ""):
-                fail(f'{path}: entry {number}: no "{field}" '
+                fail(f'{entry(source, number, rows)}: no "{field}" '
                      f"(mend it, or choose another --format than {format})")
         if format == "mawps":
             try:
                 row = filled(row)
             except (IndexError, ValueError, OverflowError):
-                fail(f'{path}: entry {number}: "Numbers" does not have the numbers of "Question" '
-                     "(mend it)")
+                fail(f'{entry(source, number, rows)}: "Numbers" does not have the numbers of '
+                     '"Question" (mend it)')
         stated = re.match(where, str(row[answer_field]), re.DOTALL)
         answer = plain_number(stated[stated.lastindex]) if stated else None
         if answer is None and stated and format == "math":
@@ -163,7 +182,7 @@ def import_math(source, format: str, rows=None) -> list[dict]:
             tasks.append({"id": f"math/{format}/{Path(path).stem}/{number:05d}", "env": "math",
                           "question": question, "answer": answer})
         elif format not in WORDY:
-            fail(f'{path}: entry {number}: "{answer_field}" ends in '
+            fail(f'{entry(source, number, rows)}: "{answer_field}" ends in '
                  f"{str(row[answer_field])[-40:]!r}, not in a number "
                  f"(mend it, or choose another --format than {format})")
     if len(tasks) < len(rows):

@@ -47,7 +47,10 @@ def check_arguments(args):
     if args.teacher_file and args.teacher_url:
         fail("--teacher-file and --teacher-url: choose one of them")
     if args.teacher_url:
-        parts = urllib.parse.urlsplit(args.teacher_url)
+        try:
+            parts = urllib.parse.urlsplit(args.teacher_url)
+        except ValueError as error:
+            fail(f"--teacher-url {args.teacher_url}: {error}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             fail("--teacher-url must be like http://localhost:8000/v1, without name and password")
         if not args.teacher_model:
@@ -114,19 +117,20 @@ def programs_to_file(args, tasks, make_prompt, make_record):
 # ------------------------------------------------------------------------------------ The file --
 
 def given_programs(path) -> dict:
-    """{("id" or "question", its value): [program, ...]} of a teacher's file, in its order."""
+    """{("id" or "question", its value): {line: program}} of a teacher's file."""
     def check(row):
         return None if "id" in row or "question" in row else 'no "id" and no "question" (give one)'
-    given = collections.defaultdict(list)
-    for row in read_jsonl(path, ("program",), check=check):
-        field = "id" if "id" in row else "question"
-        given[field, row[field]].append(row["program"])
+    given = collections.defaultdict(dict)
+    for line, row in enumerate(read_jsonl(path, ("program",), check=check)):
+        for field in {"id", "question"} & set(row):
+            given[field, row[field]][line] = row["program"]
     return given
 
 
 def programs_of(given, task) -> list[str]:
-    """What the file has for a task: by its id, else by its question."""
-    return given.get(("id", task["id"])) or given.get(("question", task["question"])) or []
+    """What the file has for a task, by its id or its question, in the order of the lines."""
+    lines = given.get(("id", task["id"]), {}) | given.get(("question", task["question"]), {})
+    return [lines[line] for line in sorted(lines)]
 
 
 # ---------------------------------------------------------------------------------- The server --
@@ -225,7 +229,7 @@ class Asking:
             what = self.one_line(f"HTTP {error.code} {said}")
             if error.code in TEMPORARY:
                 asked = error.headers.get("Retry-After", "")
-                raise Temporary(what, int(asked) if asked.isdigit() else 0) from None
+                raise Temporary(what, int(asked[:6]) if asked.isdecimal() else 0) from None
             fail(f"{self.url}: {what} (check --teacher-url, --teacher-model and {KEY})")
         except (OSError, http.client.HTTPException) as error:  # refused, gone, too slow, cut short
             raise Temporary(self.one_line(getattr(error, "reason", error) or type(error).__name__)

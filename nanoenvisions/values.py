@@ -44,7 +44,7 @@ def execute(program: str) -> tuple:
 
     solution() is called after the program; not if the program itself has called it, as in
     `print(solution())`: what it used up may be gone, and its time is not to be paid twice. Then the
-    value is what it returned last. One that wants arguments, or is a class, only the program can call.
+    value is what it returned last. A class, or one that wants arguments, only the program can call.
     """
     tail, calls, value = Tail(), [], None
     stdout = sys.stdout = io.TextIOWrapper(io.BufferedWriter(tail), encoding="utf-8",

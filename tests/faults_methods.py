@@ -59,6 +59,9 @@ FAULTS = {
         ("429 is for ever", "425, 429, 500", "425, 500", "limit_on_the_rate"),
         ("Retry-After ignored", "max(pause, asked)", "pause", "limit_on_the_rate"),
         ("slow replies are read to their end", "if time.monotonic() > end:", "if False:", "slow"),
+        ("an id hides the question", 'for field in {"id", "question"} & set(row):',
+         'for field in ["id" if "id" in row else "question"]:', "ids_of_their_own"),
+        ("any digit is a number", "asked.isdecimal()", "asked.isdigit()", "no_number"),
         ("redirections are followed", "build_opener(NoRedirect)", "build_opener()", "elsewhere"),
         ("the key is shown", 'text.replace(self.key, "***") if self.key else text', "text",
          "not_show_the_key"),
@@ -69,7 +72,7 @@ FAULTS = {
         ("what is done is asked for again", '(task["id"], k) not in done]', "True]",
          "asks_for_the_rest"),
         ("fences are kept", '"program": parse_program(text)', '"program": text', "become_candidates"),
-        ("a file by id alone", 'or given.get(("question", task["question"]))', "", "id_or_question"),
+        ("a file by id alone", ' | given.get(("question", task["question"]), {})', "", "id_or_question"),
         ("more than K of a file", "if k < len(programs_of(given, task))]", "]", "id_or_question")],
     ("select.py", "test_drafts"): [
         ("what was made wrong of a stated answer is a mistake",

@@ -202,6 +202,7 @@ FAULTS = {
         ("the interval's end at 0", "z * z / (4 * num * num)", "0", "wilsons"),
         ("what a METHOD sets is in its name", "None if name in ALWAYS else method", "None",
          "named_by"),
+        ("ids make another question", 'found |= {task["question"] for', 'found |= {(len(found), task["question"]) for', "counts_once"),
         ("a run twice counts twice", "path.resolve(): path", "len(str(path)): path", "compared"),
         ("an evaluation in the middle is the last", ' - {"eval", "eval-explore"}]', " - {}]",
          "not_counted")],

@@ -57,8 +57,9 @@ FAULTS = {
         ("run.sh is told of flags", "if flags in settings:", "if False:", "own_words"),
         ("that another OUT is needed is not said", 'if {*named} - {"OUT", "IN", "METRICS"}:', "if False:", "own_words")],
     ("nanoenvisions/ask.py", "test_ask"): [
-        ("the vote knows no 7.0", 'env.compare({**task, "answer": camp[0]["value"]}, one["value"])[0] == "correct"',
-         'camp[0]["value"] == one["value"]', "one_answer"),
+        ("the vote knows no 7.0", '{**task, "answer": value}, one["value"])[0] == "correct"',
+         '{**task, "answer": value}, one["value"])[0] == "right"', "one_answer"),
+        ("words have a vote each", 'one["value"] == value or ', "", "one_answer"),
         ("programs that failed vote", 'if one["status"] != "ok":\n            continue', "if False:\n            continue",
          "one_answer"),
         ("the fewest votes win", "(-len(camp), -max", "(len(camp), -max", "counts_every or one_answer"),

@@ -53,6 +53,8 @@ def test_values_that_are_one_answer_vote_together():
     camps = ask.count_votes(env, task, [*ran, {"status": "error", "value": "7", "logprob": 0, "program": ""}])
     assert [[one["value"] for one in camp] for camp in camps] == [["7", "7.0"], ["8"], ["8.5"]]
     assert [camp[0]["value"] for camp in ask.count_votes(env, task, ran[1:])] == ["8", "8.5", "7.0"]
+    words = [{"status": "ok", "value": value, "logprob": -1, "program": ""} for value in ("apple", "7", "apple", "apple")]
+    assert list(map(len, ask.count_votes(env, task, words))) == [3, 1]
 
 
 @pytest.mark.parametrize("text", [
@@ -97,6 +99,7 @@ def test_a_run_says_how_it_is_asked(tmp_path):
         (tmp_path / f"iter{number}/adapter").mkdir(parents=True)
     (tmp_path / "iter11").mkdir()
     (tmp_path / "settings").write_text("ENV=logic\nMODEL=my/model\nBITS=16\nMAX_NEW_TOKENS=50\nMAKE_FLAGS=--a=b\n")
+    (tmp_path / "settings").write_bytes((tmp_path / "settings").read_bytes() + b"DATA=m\xfcll.jsonl\n")
     assert folders.read_run(tmp_path)["adapter"] == f"{tmp_path}/iter10/adapter"
     assert folders.read_run(tmp_path)["MAKE_FLAGS"] == "--a=b"
     args = ask.parse_args(["--ask", "x", "--run", str(tmp_path)], envs.ENVS)
@@ -128,6 +131,12 @@ def test_an_environment_that_knows_no_text(explore, monkeypatch):
     monkeypatch.setitem(envs.ENVS, "countdown", Countdown())
     with pytest.raises(SystemExit, match='a task of countdown has a field "numbers" .write the method `asked`'):
         explore.main(["--env", "countdown", "--ask", "Make 7 from 3 and 4."])
+
+
+def test_a_run_of_an_environment_that_was_taken_out(explore, tmp_path):
+    (tmp_path / "settings").write_text("ENV=countdown\n")
+    with pytest.raises(SystemExit, match="ENV=countdown is none of math, logic, web"):
+        explore.main(["--run", str(tmp_path), "--ask", "Make 7 from 3 and 4."])
 
 
 @pytest.mark.parametrize("flags, said", [

@@ -11,6 +11,7 @@ from nanoenvisions import collect, importers
 
 sys.path.insert(0, str(ROOT))
 import envs  # noqa: E402
+from data.runs import scores  # noqa: E402
 
 
 def write(path, rows):
@@ -60,6 +61,59 @@ def test_the_draw_of_what_is_held_out_goes_by_words_alone(question):
     assert [collect.is_held_out({"question": question}, share + add, 3) for add in (-1e-9, 1e-9)] == [False, True]
 
 
+@pytest.mark.parametrize("one, other", [
+    ("1,050 ml cost $4.80.", "1050 ml cost $4.8"), ("$600.00 for 3", "$ 600 for \uff13"), ("Jose\u0301 has 5", "Jos\u00e9 has 5."),
+    ("65,899,000 ants", "65899000 ants"), ("a so\u00adfa at 2.50", "a sofa at 2.5")])
+def test_what_a_test_asks_is_not_trained_on_however_it_is_spelled(tmp_path, one, other):
+    assert wording(one) != wording(other)
+    sources = [[(str(write(tmp_path / f"{name}.jsonl", [{"question": text, "answer": 1}])), None)]
+               for name, text in (("train", one), ("test", other), ("both", f"{one} {other}"))]
+    for given, held, left in ((sources[0], sources[1], 0), (sources[2], sources[1], 1)):
+        train, test, remarks = collect.collect(given, held, envs.FORMATS, "math", envs.unknown_env, envs.unfit, 0, 0)
+        assert len(train) == left and len(test) == 1
+        assert remarks == ["1 left out that stand in the test, too"] * (1 - left)
+
+
+def test_numbers_that_differ_are_different_in_the_test_too():
+    for one, other in (("1,05 ml", "105 ml"), ("2.05", "2.5"), ("2.50", "250"), ("10.0", "1"), ("100", "1"), ("1,0000", "10000")):
+        loose = [collect.loose_wording({"question": text}) for text in (one, other)]
+        assert loose[0] != loose[1], loose
+
+
+def test_one_spelling_held_out_is_none_to_train_on(tmp_path):
+    """HOLD_OUT draws by the words; wherever the cut is, no question stands on both sides."""
+    rows = [{"question": f"Bo has {n}{zeros} pens", "answer": 1} for n in range(1, 40) for zeros in ("", ".00")]
+    source = str(write(tmp_path / "own.jsonl", rows))
+    train, test, remarks = collect.collect([(source, None)], [], envs.FORMATS, "math", envs.unknown_env, envs.unfit, 0.5, 0)
+    asked = [set(map(collect.loose_wording, tasks)) for tasks in (train, test)]
+    assert train and test and not asked[0] & asked[1]
+    assert remarks == [f"{len(rows) - len(train) - len(test)} left out that stand in the test, too"]
+
+
+def test_files_of_one_name_are_two_groups(tmp_path):
+    tests = []
+    for place, name in (("a", "test"), ("b", "test"), ("b", "other")):
+        (tmp_path / place).mkdir(exist_ok=True)
+        tests.append((str(write(tmp_path / place / f"{name}.jsonl", [{"question": f"{place} {name}", "answer": 1}])), None))
+    _, test, _ = collect.collect([], tests, envs.FORMATS, "math", envs.unknown_env, envs.unfit, 0, 0)
+    assert [task["group"] for task in test] == ["a/test", "b/test", "other"]
+
+
+def test_a_group_named_test_is_not_all_of_them():
+    row = {"accuracy": 0.09, "num": 100, "by_group": {"held out": {"accuracy": 0, "num": 90},
+                                                      "test": {"accuracy": 0.9, "num": 10}}}
+    assert scores({0: {"eval": row}}) == {"test": [(0.09, 100)], "held out": [(0, 90)], "group test": [(0.9, 10)]}
+
+
+def test_why_a_task_cannot_be_rewarded_is_said(tmp_path):
+    rows = [{"id": name, "env": "math", "question": name, "answer": 1, **more}
+            for name, more in (("a", {}), ("b", {"style": ["x"]}), ("c", {"style": 5}))]
+    source = str(write(tmp_path / "tasks.jsonl", rows))
+    train, _, remarks = collect.collect([(source, None)], [], envs.FORMATS, "math", envs.unknown_env, envs.unfit, 0, 0)
+    assert len(train) == 1 and len(remarks) == 1
+    assert remarks[0].startswith(f"2 left out that cannot be rewarded (the first: {source}: b: \"style\" is ['x']")
+
+
 def test_no_row_is_lost_for_its_sign(tmp_path):
     rows = [{"question": f"What is 12 {sign} 4?", "answer": answer} for sign, answer in zip("+-*/", (16, 8, 48, 3))]
     source = str(write(tmp_path / "own.jsonl", rows))
@@ -77,6 +131,23 @@ def test_no_row_is_lost_for_its_sign(tmp_path):
     (f"{'9' * 400}/{'9' * 400}", None), ("5.", 5), ("1,234.50", 1234.5)])
 def test_mixed_fractions_minus_signs_and_what_is_no_number(text, number):
     assert importers.plain_number(text) == number
+
+
+@pytest.mark.parametrize("text, number", [
+    (r"0.\overline{3}", None), (r"4\text{ hours }30\text{ minutes}", None), ("11:15", None), ("1{:}2", None),
+    ("3:2", None), ("2516_8", None), ("x = 5", None), (r"7\frac{1}{2}\%", 7.5), (r"4\pi\text{ cm}^2", 12.5663706144),
+    (r"\left(\frac{1}{2}\right)", 0.5), (r"2\sqrt{3}", 3.4641016151), (r"3\cdot 4", 12)])
+def test_of_latex_all_is_read_or_nothing(text, number):
+    pytest.importorskip("math_verify", reason="pip install math-verify")
+    assert importers.latex_number(text) == (number if number is None else pytest.approx(number, rel=1e-9))
+
+
+def test_the_faulty_file_of_a_folder_is_named(tmp_path):
+    for number, text in enumerate(('{"problem": "p", "solution": "\\\\boxed{1}"}', '{"problem": "p"}', '{"problem"')):
+        (tmp_path / f"{number}.json").write_text(text)
+        if number:
+            with pytest.raises(SystemExit, match=f"{tmp_path}/{number}.json: "):
+                taken(tmp_path, tmp_path, "--format", "math")
 
 
 def test_rows_without_a_number_are_left_out_and_counted(tmp_path, capsys):

@@ -191,7 +191,7 @@ def make_run(folder, last=(60, 0.5), test="abc", **settings):
         "stage": "train", "iteration": 0, "seconds": 60, "steps": 30}])
     settings = {"METHOD": "envisions", "SEED": "0", "NUM_TRAIN": "160", "AGAIN": "1", **settings}
     (folder / "settings").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    write(folder / "test.jsonl", [{"id": name, "question": name} for name in test])
+    write(folder / "test.jsonl", [{"id": f"{settings['SEED']}/{name}", "question": name} for name in test])
     return folder
 
 
@@ -236,7 +236,7 @@ def test_an_unfinished_run_is_named_and_not_counted(tmp_path):
             write(folder / "metrics.jsonl", records)
     runs = read_runs([tmp_path])
     assert comparison(runs)[1][1:3] == [1, "50.0"]
-    assert [line.rpartition("/")[2] for line in comparison_notes(runs).splitlines() if "unfinished" in line] \
+    assert [line.rpartition("/")[2] for line in comparison_notes(runs).splitlines() if "not counted" in line] \
         == ["seed1", "seed2"]
 
 
@@ -245,7 +245,7 @@ def test_a_method_with_fewer_iterations_is_finished_too(tmp_path):
     short = make_run(tmp_path / "short", METHOD="distill")  # one iteration, the other has two
     write(short / "metrics.jsonl", [*rows(0), *rows(1, finished=False)])
     runs = read_runs([tmp_path])
-    assert "unfinished" not in comparison_notes(runs) and [row[1] for row in comparison(runs)[1:]] == [1, 1]
+    assert "not counted" not in comparison_notes(runs) and [row[1] for row in comparison(runs)[1:]] == [1, 1]
 
 
 def test_a_run_that_cannot_be_read_is_left_out_and_named(tmp_path):

@@ -272,6 +272,7 @@ def test_import_reads_the_official_form(tmp_path, form):
     tasks = [json.loads(line) for line in out.read_text().splitlines()]
     assert [task["answer"] for task in tasks] == answers
     assert len({task["id"] for task in tasks}) == len(answers)
+    assert not any("#" in task["id"] for task in tasks)  # which stands behind ids that others have
     assert all(task["env"] == "math" and task["question"] for task in tasks)
     if form == "math":
         assert f"{7 - len(answers)} of 7 rows left out" in done.stderr

@@ -148,6 +148,12 @@ def test_a_limit_on_the_rate_is_heeded(tmp_path):
     assert len(got) == 2 and 0.9 < got[1][3] - got[0][3] < 50
 
 
+def test_a_limit_on_the_rate_that_is_no_number(tmp_path):
+    with server(lambda handler, n: answer(handler, b"{}", 429, Retry_After="\u00b2") if n == 0
+                else good(handler, n)) as (url, _):
+        assert len(ask(tmp_path, url, "--limit", 1, "--num-samples", 1)) == 1
+
+
 def test_a_slow_server_is_not_waited_for(tmp_path):
     """Silent, or a byte now and then, beyond --teacher-timeout."""
     def silent(handler):
@@ -293,12 +299,20 @@ def test_programs_from_a_file_by_id_or_question(tmp_path, capsys):
     assert "1 programs of" in (said := capsys.readouterr().out) and "2 of 3 tasks" in said
 
 
+def test_lines_with_ids_of_their_own_are_known_by_their_question(tmp_path):
+    flags = write_programs(tmp_path, {"id": "row-0", "question": TASKS[0]["question"], "program": "a = 0"},
+                           {"id": "t0", "question": TASKS[0]["question"], "program": "a = 1"}, {"id": "t0", "program": "a = 2"})
+    records = run(tmp_path, *flags, "--num-samples", 5)
+    assert [(one["id"], one["program"]) for one in records] == [("t0", "a = 0"), ("t0", "a = 1"), ("t0", "a = 2")]
+
+
 def test_files_and_flags_that_make_no_sense(tmp_path):
     cases = [(write_programs(tmp_path, {"program": "x"}), ':1: no "id" and no "question"'),
              (("--teacher-file", tmp_path / "gone"), "there is no such file"),
              (("--teacher-url", "localhost:8000"), "must be like http"),
              (("--teacher-url", "file:///etc/passwd", "--teacher-model", "x"), "must be like http"),
              (("--teacher-url", f"http://me:{KEY}@localhost", "--teacher-model", "x"), "without name and password"),
+             (("--teacher-url", "http://[::1", "--teacher-model", "x"), "Invalid IPv6"),
              (("--teacher-url", "http://localhost:8000"), "needs --teacher-model"),
              (("--teacher-url", "http://localhost:8000", "--teacher-file", "x"), "choose one"),
              (("--teacher-url", "http://localhost", "--teacher-model", "x", "--teacher-limit", 0), "at least 1")]
