@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # nanoENVISIONS: a language model teaches itself to write programs that an environment can run.
 #
-#   bash run.sh                                   SmolLM2-135M on word problems: 17 minutes on two
-#                                                 CPU cores with 4 GB of memory, faster on any GPU
+#   bash run.sh                                   SmolLM2-135M on word problems: 8 to 17 minutes on
+#                                                 two CPU cores with 4 GB of memory, less on a GPU
 #   QUICK=1 bash run.sh                           a first look: two small iterations, minutes
 #   bash run.sh -v                                each stage says more of what it did
 #   bash run.sh test                              the same set-up, then the tests: some minutes
