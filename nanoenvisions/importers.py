@@ -113,7 +113,8 @@ def read_rows(source) -> list:
         fail(f"{file}: {getattr(error, 'strerror', None) or error} ({cure(begins, OWN_FILE)})")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            fail(f"{path}: entry {number} is {row!r:.40}, not an object of fields ({OWN_FILE})")
+            fail(f"{entry(source, number, rows)} is {row!r:.40}, not an object of fields "
+                 f"({OWN_FILE})")
     return rows
 
 
@@ -270,7 +271,8 @@ def import_tasks(source, rows=None) -> list[dict]:
     for number, row in enumerate(rows, 1):
         for field in ("question", "answer"):
             if row.get(field) in (None, ""):
-                fail(f'{path}: entry {number}: no "{field}" (a task needs "question" and "answer")')
+                fail(f'{entry(source, number, rows)}: no "{field}" (a task needs "question" and '
+                     '"answer")')
     return [{"id": f"{row.get('env', 'math')}/own/{Path(path).stem}/{number:05d}", "env": "math",
              **row} for number, row in enumerate(rows, 1)]
 

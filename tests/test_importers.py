@@ -148,6 +148,9 @@ def test_the_faulty_file_of_a_folder_is_named(tmp_path):
         if number:
             with pytest.raises(SystemExit, match=f"{tmp_path}/{number}.json: "):
                 taken(tmp_path, tmp_path, "--format", "math")
+    (tmp_path / "2.json").write_text("5")
+    with pytest.raises(SystemExit, match=f"{tmp_path}/2.json is 5, not an object"):
+        taken(tmp_path, tmp_path, "--format", "math")
 
 
 def test_rows_without_a_number_are_left_out_and_counted(tmp_path, capsys):
